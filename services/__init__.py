@@ -1,0 +1,1 @@
+"""The four services. Each imports `shared`; none imports another."""

@@ -1,0 +1,233 @@
+"""decide: what follows from a task or an outcome. Pure: the time, the limits and the orders come in as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from services.policy import budget
+from services.policy.evolve import End, evolve_allowed, evolve_ended, settlement
+from services.policy.rules import Refusal, Request, breaker, hourly_limit, in_flight, kill_switch, manual_shutoff, monthly_cap
+from services.policy.state import Book, Breaker, Circumstances, Hold
+from shared.events.decisions import (
+    BlockReason,
+    BreakerChanged,
+    BreakerState,
+    Reservation,
+    ReservationEnded,
+    ShutoffTripped,
+    TaskAllowed,
+    TaskBlocked,
+)
+from shared.events.envelope import Payload
+from shared.events.outcomes import TaskFailed
+from shared.events.tasks import Task, TaskRef
+from shared.pricing import Quote, Refused, quote
+
+Rule = Callable[[Book, Request, Circumstances], Refusal | None]
+
+# Asked in this order; the first refusal counts. Stops come first; money comes last, when its worst case is known.
+STOPS: tuple[tuple[str, Rule], ...] = (
+    ("kill_switch", kill_switch.check),
+    ("manual_shutoff", manual_shutoff.check),
+    ("hourly_limit", hourly_limit.check_shutoff),
+)
+LIMITS: tuple[tuple[str, Rule], ...] = (
+    ("in_flight", in_flight.check),
+    ("monthly_cap", monthly_cap.check),
+    ("hourly_limit", hourly_limit.check),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The events of a decision, the book after them, and the new reservation where the task was allowed."""
+
+    events: tuple[Payload, ...]
+    book: Book
+    hold: Hold | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """The task is held back until an outcome of this user is known (see `rules/breaker.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose task it is."""
+
+    tenant_id: UUID
+    user_id: UUID
+
+
+def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Circumstances) -> Decided | Wait:
+    """Allow, block, or hold back one task. An allow is `decision_id`, and so is its reservation."""
+    request = Request(
+        task=task,
+        tenant_id=owner.tenant_id,
+        user_id=owner.user_id,
+        hour=budget.current_hour(book.tenant, now.now_ms),
+        month=budget.current_month(book.tenant, now.now_ms),
+    )
+    for name, rule in STOPS:
+        if refusal := rule(book, request, now):
+            return _blocked(book, request, name, refusal, now)
+    passage = breaker.passage(book.user, now)
+    if passage is breaker.Passage.REFUSE:
+        if task.cache_key is None:
+            return _blocked(book, request, "breaker", _breaker_refusal(book), now)
+        return _allowed(book, request, Quote(0, None), decision_id, now, cache_only=True)
+    try:
+        price = quote(
+            task,
+            default_max_output_tokens=now.config.default_max_output_tokens,
+            unpriced_worst_case=now.config.unpriced_worst_case,
+        )
+    except Refused as refused:
+        return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
+    request = replace(request, amount=price.amount)
+    for name, rule in LIMITS:
+        if refusal := rule(book, request, now):
+            return _blocked(book, request, name, refusal, now)
+    if passage is breaker.Passage.WAIT:
+        return Wait()
+    return _allowed(book, request, price, decision_id, now, probe=passage is breaker.Passage.PROBE)
+
+
+def block_task(book: Book, task: Task, owner: Owner, reason: BlockReason, problem: str, now: Circumstances) -> Decided:
+    """Refuse a task for a reason that lies outside the rules (the partition holds back too many)."""
+    request = Request(task=task, tenant_id=owner.tenant_id, user_id=owner.user_id, hour="", month="")
+    return _blocked(book, request, "breaker", Refusal(reason, {"problem": problem}), now)
+
+
+def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
+    """Settle, release or hold the reservation of an ended task, and let the breaker learn from it."""
+    how, cost = settlement(end)
+    after = evolve_ended(book, hold, end, now)
+    events: list[Payload] = [
+        ReservationEnded(
+            task=_ref(end.task),
+            reservation_id=hold.reservation_id,
+            how=how,
+            reserved=hold.amount,
+            settled=hold.amount if how == "held" else cost,
+            overrun=max(0, cost - hold.amount),
+            balances=budget.balances(after, hold, now),
+        )
+    ]
+    events += _breaker_events(book.user.breaker, after, end)
+    events += _shutoff_events(book, after, hold, now)
+    still_held = replace(hold, state="held") if how == "held" else None
+    return Decided(tuple(events), after, still_held)
+
+
+def _blocked(book: Book, request: Request, rule: str, refusal: Refusal, now: Circumstances) -> Decided:
+    blocked = TaskBlocked(
+        task=_ref(request.task),
+        reason=refusal.reason,
+        rule=rule,
+        explanation=refusal.explanation,
+        breaker_state=book.user.breaker.state,
+        max_cost=request.task.max_cost,
+        cache_watermark=request.task.cache_watermark,
+        control_position=now.control.position,
+    )
+    return Decided((blocked,), book)
+
+
+def _allowed(
+    book: Book,
+    request: Request,
+    price: Quote,
+    decision_id: UUID,
+    now: Circumstances,
+    *,
+    cache_only: bool = False,
+    probe: bool = False,
+) -> Decided:
+    before = book.user.breaker
+    hold = Hold(
+        reservation_id=decision_id,
+        tenant_id=request.tenant_id,
+        user_id=request.user_id,
+        amount=price.amount,
+        hour=request.hour,
+        month=request.month,
+        probe_of_ms=before.opened_at_ms if probe else None,
+    )
+    after = evolve_allowed(book, hold)
+    allowed = TaskAllowed(
+        task=request.task,
+        reservation=Reservation(
+            reservation_id=decision_id, amount=price.amount, hour=request.hour, month=request.month
+        ),
+        balances=budget.balances(after, hold, now),
+        expires_at_ms=now.now_ms + now.config.decision_ttl_ms,
+        timeout_ms=now.config.timeout_ms,
+        max_output_tokens=price.max_output_tokens,
+        cache_only=cache_only,
+        probe=probe,
+        breaker_state=after.user.breaker.state,
+        control_position=now.control.position,
+    )
+    return Decided((allowed, *_breaker_events(before, after, None)), after, hold)
+
+
+def _breaker_events(before: Breaker, after: Book, end: End | None) -> list[Payload]:
+    """An event where the breaker's state or its count of failures changed."""
+    now = after.user.breaker
+    if (before.state, before.failures, before.opened_at_ms) == (now.state, now.failures, now.opened_at_ms):
+        return []
+    changed = BreakerChanged(
+        breaker_key="provider",
+        state=now.state,
+        previous=before.state,
+        failure_count=now.failures,
+        opened_at_ms=now.opened_at_ms,
+        last_trip_at_ms=now.last_trip_at_ms,
+        reason=_breaker_reason(end),
+        version=after.user.version,
+    )
+    return [changed]
+
+
+def _breaker_reason(end: End | None) -> str:
+    if isinstance(end, TaskFailed):
+        return end.reason
+    return "open time over" if end is None else "success"
+
+
+def _shutoff_events(before: Book, after: Book, hold: Hold, now: Circumstances) -> list[Payload]:
+    """An event when this settlement spent the user's hourly threshold."""
+    cap = budget.hourly_cap(now, hold.tenant_id, hold.user_id)
+    bucket_before, bucket = before.user.hours.get(hold.hour), after.user.hours[hold.hour]
+    if not cap or bucket.spent < cap or (bucket_before is not None and bucket_before.spent >= cap):
+        return []
+    return [
+        ShutoffTripped(
+            hour=hold.hour,
+            threshold=cap,
+            spent=bucket.spent,
+            until_ms=budget.end_of_hour_ms(hold.hour),
+            version=after.user.version,
+        )
+    ]
+
+
+def _breaker_refusal(book: Book) -> Refusal:
+    seen = book.user.breaker
+    state = BreakerState(seen.state).value
+    return Refusal(BlockReason.BREAKER_OPEN, {"state": state, "failures": seen.failures, "opened_at_ms": seen.opened_at_ms})
+
+
+def _ref(task: TaskRef) -> TaskRef:
+    """Only what identifies the task: a prompt has no place in an event about its end."""
+    return TaskRef(
+        task_id=task.task_id,
+        request_id=task.request_id,
+        task_type=task.task_type,
+        provider=task.provider,
+        model=task.model,
+    )

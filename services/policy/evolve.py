@@ -1,0 +1,51 @@
+"""evolve: the book after an event. `decide.py` says which events follow; here stands what they change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.policy import budget
+from services.policy.rules import breaker
+from services.policy.state import Book, Breaker, Circumstances, Hold
+from shared.events.decisions import TaskBlocked
+from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
+
+End = TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired
+
+
+def evolve_allowed(book: Book, hold: Hold) -> Book:
+    """After a task was allowed: its worst case is reserved, and a probe takes one of the breaker's places."""
+    user = budget.reserve(book.user, hold)
+    if hold.probe_of_ms is not None:
+        user = replace(user, breaker=breaker.probing(user.breaker))
+    return Book(user, budget.reserve(book.tenant, hold))
+
+
+def evolve_ended(book: Book, hold: Hold, end: End, now: Circumstances) -> Book:
+    """After an allowed task ended: its reservation is settled, released or held, and the breaker has learned."""
+    how, cost = settlement(end)
+    user = budget.end(book.user, hold, how, cost)
+    user = replace(user, breaker=_learned(book.user.breaker, hold, end, now))
+    return Book(user, budget.end(book.tenant, hold, how, cost))
+
+
+def settlement(end: End) -> tuple[budget.How, int]:
+    """How the reservation ends, and at what cost. What nobody knows is held: perhaps the money is spent."""
+    if isinstance(end, TaskSucceeded) and end.provider_attempted:
+        return "settled", end.usage.cost
+    if isinstance(end, TaskFailed | AttemptResolved):
+        if end.spend == "certain":
+            return "settled", end.usage.cost
+        if end.spend == "uncertain":
+            return "held", 0
+    return "released", 0
+
+
+def _learned(before: Breaker, hold: Hold, end: End, now: Circumstances) -> Breaker:
+    if isinstance(end, AttemptResolved):
+        return before  # its task failed when it timed out, and was counted then
+    if isinstance(end, TaskSucceeded) and end.provider_attempted:
+        return breaker.succeeded(before, hold)
+    if isinstance(end, TaskFailed) and end.counts_for_breaker:
+        return breaker.failed(before, hold, now.now_ms, now.config)
+    return breaker.undecided(before, hold)

@@ -1,0 +1,34 @@
+"""One file for each rule that can refuse a task. `decide.py` asks them in its `RULES` order; the first refusal counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from services.policy.state import Book, Circumstances
+from shared.events.tasks import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The task that is being decided, and whose it is."""
+
+    task: Task
+    tenant_id: UUID
+    user_id: UUID
+    hour: str
+    month: str
+    amount: int = 0
+    """Worst-case cost in nanocents, once it is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why not. `explanation` is what the rule saw, for the person who asks."""
+
+    reason: str
+    explanation: dict[str, Any] = field(default_factory=dict)
+
+
+__all__ = ["Book", "Circumstances", "Refusal", "Request"]

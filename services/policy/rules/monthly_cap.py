@@ -1,0 +1,19 @@
+"""The monthly cap: a reservation must fit under it, for the user and for the tenant as a whole."""
+
+from __future__ import annotations
+
+from services.policy.budget import fits, monthly_cap
+from services.policy.rules import Book, Circumstances, Refusal, Request
+from services.policy.state import Bucket
+from shared.events.decisions import BlockReason
+
+
+def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
+    """Refuse a reservation that does not fit."""
+    for scope, account, user_id in (("user", book.user, request.user_id), ("tenant", book.tenant, None)):
+        bucket = account.months.get(request.month, Bucket())
+        cap = monthly_cap(now, request.tenant_id, user_id)
+        if not fits(bucket, request.amount, cap):
+            seen = {"scope": scope, "spent": bucket.spent, "reserved": bucket.reserved, "cap": cap}
+            return Refusal(BlockReason.MONTHLY_CAP, {**seen, "wanted": request.amount})
+    return None

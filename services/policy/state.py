@@ -1,0 +1,117 @@
+"""What policy knows: accounts (budgets and breaker of a user, or of a whole tenant) and reservations. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from shared.control_state import ControlState
+from shared.events.decisions import BreakerState
+from shared.settings import Settings
+from shared.money import from_cents
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Money of one window (a clock hour or a calendar month, UTC), in nanocents."""
+
+    spent: int = 0
+    reserved: int = 0
+    calls: int = 0
+    holds: int = 0
+    """Reservations that have not ended; while there is one, the window cannot be forgotten."""
+
+    @property
+    def committed(self) -> int:
+        """What a cap is held against."""
+        return self.spent + self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """A user's circuit breaker."""
+
+    state: BreakerState = BreakerState.CLOSED
+    failures: int = 0
+    opened_at_ms: int | None = None
+    last_trip_at_ms: int | None = None
+    probes: int = 0
+    """Probes in flight, while half-open."""
+    proven: int = 0
+    """Successes since the last failure: how many calls may be in flight before their outcome is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Budgets and breaker of one user, or of a tenant as a whole. `version` grows with each change."""
+
+    version: int = 0
+    hours: dict[str, Bucket] = field(default_factory=dict)
+    months: dict[str, Bucket] = field(default_factory=dict)
+    in_flight: int = 0
+    breaker: Breaker = Breaker()
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A reservation that has not ended: live while its task is, or held where nobody knows whether money went."""
+
+    reservation_id: UUID
+    tenant_id: UUID
+    user_id: UUID
+    amount: int
+    hour: str
+    month: str
+    state: Literal["live", "held"] = "live"
+    probe_of_ms: int | None = None
+    """Which opening of the breaker this call probes (its `opened_at_ms`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The state that concerns one user: their account and their tenant's."""
+
+    user: Account = Account()
+    tenant: Account = Account()
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """The limits that hold where no operator set others. Money in nanocents."""
+
+    monthly_cap: int
+    hourly_threshold: int
+    max_in_flight: int
+    failure_threshold: int
+    open_ms: int
+    half_open_probes: int
+    decision_ttl_ms: int
+    timeout_ms: int
+    default_max_output_tokens: int
+    unpriced_worst_case: int | None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> PolicyConfig:
+        worst = settings.unpriced_worst_case_cents
+        return cls(
+            monthly_cap=from_cents(settings.monthly_cap_cents),
+            hourly_threshold=from_cents(settings.hourly_shutoff_cents),
+            max_in_flight=settings.max_in_flight,
+            failure_threshold=settings.breaker_failure_threshold,
+            open_ms=int(settings.breaker_open_seconds * 1000),
+            half_open_probes=settings.breaker_half_open_probes,
+            decision_ttl_ms=settings.decision_ttl_ms,
+            timeout_ms=settings.provider_timeout_ms,
+            default_max_output_tokens=settings.default_max_output_tokens,
+            unpriced_worst_case=None if worst is None else from_cents(worst),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """All that a decision depends on besides the book and the task: the time, the limits, and the operators' orders."""
+
+    now_ms: int
+    config: PolicyConfig
+    control: ControlState

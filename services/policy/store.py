@@ -1,0 +1,46 @@
+"""Policy's state in the log server: how accounts, holds and parked tasks are written and read. No rule lives here."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+from services.policy.state import Account, Breaker, Bucket, Hold
+from shared.events.decisions import BreakerState
+
+
+def encode_account(account: Account) -> bytes:
+    """The stored form of an account."""
+    return orjson.dumps(account)
+
+
+def decode_account(stored: bytes | None) -> Account:
+    """The account, or a fresh one where nothing is stored."""
+    if stored is None:
+        return Account()
+    raw = orjson.loads(stored)
+    breaker = raw["breaker"]
+    return Account(
+        version=raw["version"],
+        hours={window: Bucket(**bucket) for window, bucket in raw["hours"].items()},
+        months={window: Bucket(**bucket) for window, bucket in raw["months"].items()},
+        in_flight=raw["in_flight"],
+        breaker=Breaker(**{**breaker, "state": BreakerState(breaker["state"])}),
+    )
+
+
+def encode_hold(hold: Hold) -> bytes:
+    """The stored form of a reservation."""
+    return orjson.dumps(hold)
+
+
+def decode_hold(stored: bytes) -> Hold:
+    """The reservation."""
+    raw: dict[str, Any] = orjson.loads(stored)
+    for name in ("reservation_id", "tenant_id", "user_id"):
+        raw[name] = UUID(raw[name])
+    return Hold(**raw)
+
+

@@ -1,0 +1,28 @@
+"""One clock: the log server's. A service whose own clock is wrong still agrees with the others."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Where the shell gets the time that it passes into the pure core."""
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+
+
+class ServerClock:
+    """The log server's time, carried forward by the monotonic clock between two readings."""
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    def synchronise(self, server_seconds: int, server_microseconds: int) -> None:
+        """Take over a reply of `TIME`. The reading may be late by the reply's way back, never early."""
+        server_ns = (server_seconds * 1_000_000 + server_microseconds) * 1000
+        self._offset_ns = server_ns - time.monotonic_ns()
+
+    def now_ms(self) -> int:
+        return (time.monotonic_ns() + self._offset_ns) // 1_000_000

@@ -1,0 +1,175 @@
+"""What operators have ordered: the fold of the control stream. Every service keeps one and asks it; none writes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import assert_never
+from uuid import UUID
+
+from shared.events.control import (
+    ControlEvent,
+    KeyCreated,
+    KeyRevoked,
+    KillSwitchEngaged,
+    KillSwitchReleased,
+    LimitsSet,
+    Scope,
+    ShutoffEngaged,
+    ShutoffReleased,
+    entry_ms,
+    to_ms,
+)
+from shared.events.tasks import TaskRef
+from shared.money import from_cents
+
+HOUR_MS = 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """An engaged kill switch."""
+
+    scope: Scope
+    reason: str
+    actor: str
+    since_ms: int
+    until_ms: int | None
+
+    def stops(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> bool:
+        """Whether it holds now, and every part of its scope matches the task."""
+        if self.until_ms is not None and now_ms >= self.until_ms:
+            return False
+        wanted = self.scope
+        return (
+            wanted.tenant_id in (None, tenant_id)
+            and wanted.user_id in (None, user_id)
+            and wanted.provider in (None, task.provider)
+            and wanted.model in (None, task.model)
+            and wanted.task_type in (None, task.task_type)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Shutoff:
+    """A manual hourly shutoff of one user."""
+
+    reason: str
+    actor: str
+    since_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits that an operator set; None where nothing was set. Money in nanocents."""
+
+    hourly: int | None = None
+    monthly: int | None = None
+    max_in_flight: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An API key, known by its hash."""
+
+    key_id: str
+    tenant_id: UUID
+    user_id: UUID | None
+    role: str
+    until_ms: int | None
+    actor: str
+    since_ms: int
+
+
+@dataclass(frozen=True)
+class ControlState:
+    """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256."""
+
+    position: str = "0-0"
+    switches: dict[Scope, Switch] = field(default_factory=dict)
+    shutoffs: dict[tuple[UUID, UUID], Shutoff] = field(default_factory=dict)
+    limits: dict[tuple[UUID, UUID | None], Limits] = field(default_factory=dict)
+    keys: dict[str, Key] = field(default_factory=dict)
+
+    def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
+        """The kill switch that stops this task now, if one does."""
+        for switch in self.switches.values():
+            if switch.stops(tenant_id, user_id, task, now_ms):
+                return switch
+        return None
+
+    def shutoff_for(self, tenant_id: UUID, user_id: UUID, now_ms: int) -> Shutoff | None:
+        """The manual shutoff that holds for this user now, if one does."""
+        shutoff = self.shutoffs.get((tenant_id, user_id))
+        return shutoff if shutoff is not None and now_ms < shutoff.until_ms else None
+
+    def key_for(self, secret_sha256: str, now_ms: int) -> Key | None:
+        """The key with this hash, unless it was revoked or has ended."""
+        key = self.keys.get(secret_sha256)
+        return key if key is not None and (key.until_ms is None or now_ms < key.until_ms) else None
+
+
+def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlState:
+    """The state after the control entry `entry_id`. An entry that was applied already changes nothing."""
+    if _order(entry_id) <= _order(state.position):
+        return state
+    state = replace(state, position=entry_id)
+    now_ms = entry_ms(entry_id)
+    match event:
+        case KillSwitchEngaged():
+            until_ms = to_ms(event.until) if event.until else None
+            switch = Switch(event.scope, event.reason, event.actor, now_ms, until_ms)
+            return replace(state, switches={**state.switches, event.scope: switch})
+        case KillSwitchReleased():
+            switches = {scope: switch for scope, switch in state.switches.items() if scope != event.scope}
+            return replace(state, switches=switches)
+        case ShutoffEngaged():
+            shutoff = Shutoff(event.reason, event.actor, now_ms, shutoff_end_ms(event, now_ms))
+            return replace(state, shutoffs={**state.shutoffs, _user(event.scope): shutoff})
+        case ShutoffReleased():
+            user = _user(event.scope)
+            return replace(state, shutoffs={key: value for key, value in state.shutoffs.items() if key != user})
+        case LimitsSet():
+            owner = (_tenant(event.scope), event.scope.user_id)
+            limits = _limits_after(state.limits.get(owner, Limits()), event)
+            return replace(state, limits={**state.limits, owner: limits})
+        case KeyCreated():
+            until_ms = to_ms(event.until) if event.until else None
+            key = Key(event.key_id, event.tenant_id, event.user_id, event.role, until_ms, event.actor, now_ms)
+            return replace(state, keys={**state.keys, event.secret_sha256: key})
+        case KeyRevoked():
+            return replace(state, keys={k: v for k, v in state.keys.items() if v.key_id != event.key_id})
+        case _:
+            assert_never(event)
+
+
+def shutoff_end_ms(event: ShutoffEngaged, now_ms: int) -> int:
+    """When a manual shutoff ends: as it says, else with the clock hour."""
+    if event.until is not None:
+        return to_ms(event.until)
+    if event.minutes is not None:
+        return now_ms + int(event.minutes * 60_000)
+    return (now_ms // HOUR_MS + 1) * HOUR_MS
+
+
+def _limits_after(before: Limits, event: LimitsSet) -> Limits:
+    return Limits(
+        hourly=before.hourly if event.hourly_cents is None else from_cents(event.hourly_cents),
+        monthly=before.monthly if event.monthly_cents is None else from_cents(event.monthly_cents),
+        max_in_flight=before.max_in_flight if event.max_in_flight is None else event.max_in_flight,
+    )
+
+
+def _tenant(scope: Scope) -> UUID:
+    assert scope.tenant_id is not None, "validated when the event was parsed"
+    return scope.tenant_id
+
+
+def _user(scope: Scope) -> tuple[UUID, UUID]:
+    assert scope.user_id is not None, "validated when the event was parsed"
+    return _tenant(scope), scope.user_id
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)

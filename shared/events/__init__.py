@@ -1,0 +1,1 @@
+"""Every event: the envelope, the types by stream, and how they are decoded."""

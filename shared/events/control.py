@@ -1,0 +1,217 @@
+"""Events on `skeldir:control`, published by operators: switches, shutoffs, limits and keys.
+
+An entry's `data` is flat JSON (`{"type": "kill_switch.engaged", "scope": {...}, "reason": ..., "actor": ...}`), so
+that an operator can publish one by hand from any language. The entry's id is its time and its order.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+
+from shared.events.envelope import Payload
+from shared.events.tasks import TaskType
+from shared.money import from_cents
+
+Reason = Annotated[str, Field(min_length=1, max_length=500)]
+Actor = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Scope(BaseModel):
+    """What a control event applies to: every part that is given must match. Empty: everything."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant_id: UUID | None = None
+    user_id: UUID | None = None
+    provider: str | None = Field(None, min_length=1, max_length=100)
+    model: str | None = Field(None, min_length=1, max_length=200)
+    task_type: TaskType | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_names(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            value = dict(value)
+            for short, name in (("tenant", "tenant_id"), ("user", "user_id")):
+                if short in value:
+                    if name in value:
+                        raise ValueError(f"give {short} or {name}, not both")
+                    value[name] = value.pop(short)
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Scope:
+        if self.user_id is not None and self.tenant_id is None:
+            raise ValueError("a user is named within a tenant: give tenant_id with user_id")
+        if self.model is not None and ":" in self.model:
+            provider, _, model = self.model.partition(":")
+            if self.provider is not None and self.provider != provider:
+                raise ValueError(f"conflicting scopes: provider {self.provider!r} and model {self.model!r}")
+            return self.model_copy(update={"provider": provider, "model": model})
+        return self
+
+
+class _ControlEvent(Payload):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    actor: Actor = "unspecified"
+    reason: Reason
+
+
+class KillSwitchEngaged(_ControlEvent):
+    """No call starts in this scope, from now until it is released or `until` has passed."""
+
+    event_type: ClassVar[str] = "kill_switch.engaged"
+    type: Literal["kill_switch.engaged"] = "kill_switch.engaged"
+
+    scope: Scope = Scope()
+    until: AwareDatetime | None = None
+
+
+class KillSwitchReleased(_ControlEvent):
+    """Ends the switch that was engaged with exactly this scope."""
+
+    event_type: ClassVar[str] = "kill_switch.released"
+    type: Literal["kill_switch.released"] = "kill_switch.released"
+
+    scope: Scope = Scope()
+
+
+class _UserScoped(_ControlEvent):
+    scope: Scope
+
+    @field_validator("scope")
+    @classmethod
+    def _names_a_user(cls, scope: Scope) -> Scope:
+        if scope.tenant_id is None or scope.user_id is None:
+            raise ValueError("a shutoff is for one user: give tenant_id and user_id")
+        if scope.provider or scope.model or scope.task_type:
+            raise ValueError("a shutoff is for one user: provider, model and task_type do not apply")
+        return scope
+
+
+class ShutoffEngaged(_UserScoped):
+    """Blocks one user's tasks with this reason until `until` (or for `minutes`; else until the hour ends)."""
+
+    event_type: ClassVar[str] = "shutoff.engaged"
+    type: Literal["shutoff.engaged"] = "shutoff.engaged"
+
+    until: AwareDatetime | None = None
+    minutes: float | None = Field(None, gt=0, le=60 * 24 * 366)
+
+    @model_validator(mode="after")
+    def _one_end(self) -> ShutoffEngaged:
+        if self.until is not None and self.minutes is not None:
+            raise ValueError("give until or minutes, not both")
+        return self
+
+
+class ShutoffReleased(_UserScoped):
+    """Ends a manual shutoff."""
+
+    event_type: ClassVar[str] = "shutoff.released"
+    type: Literal["shutoff.released"] = "shutoff.released"
+
+
+class LimitsSet(_ControlEvent):
+    """Limits of one user, or of a tenant as a whole. What is not given stays as it was."""
+
+    event_type: ClassVar[str] = "limits.set"
+    type: Literal["limits.set"] = "limits.set"
+
+    reason: Reason = "limits set"
+    scope: Scope
+    hourly_cents: int | float | str | None = None
+    monthly_cents: int | float | str | None = None
+    max_in_flight: int | None = Field(None, ge=0, le=1_000_000)
+
+    @model_validator(mode="after")
+    def _says_something(self) -> LimitsSet:
+        if self.scope.tenant_id is None:
+            raise ValueError("limits belong to a tenant: give tenant_id")
+        if self.scope.provider or self.scope.model or self.scope.task_type:
+            raise ValueError("limits are by tenant and user: provider, model and task_type do not apply")
+        if self.hourly_cents is None and self.monthly_cents is None and self.max_in_flight is None:
+            raise ValueError("give at least one of hourly_cents, monthly_cents and max_in_flight")
+        for cents in (self.hourly_cents, self.monthly_cents):
+            if cents is not None:
+                from_cents(cents)
+        return self
+
+
+class KeyCreated(_ControlEvent):
+    """An API key, by the SHA-256 of its secret. The secret has 256 random bits, so a plain hash cannot be reversed."""
+
+    event_type: ClassVar[str] = "key.created"
+    type: Literal["key.created"] = "key.created"
+
+    reason: Reason = "key created"
+    key_id: str = Field(pattern=r"^[A-Za-z0-9_-]{4,40}$")
+    secret_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    tenant_id: UUID
+    user_id: UUID | None = None
+    role: Literal["producer", "operator", "auditor"]
+    until: AwareDatetime | None = None
+
+
+class KeyRevoked(_ControlEvent):
+    """The key with this id is refused from now on."""
+
+    event_type: ClassVar[str] = "key.revoked"
+    type: Literal["key.revoked"] = "key.revoked"
+
+    reason: Reason = "key revoked"
+    key_id: str
+
+
+ControlEvent = Annotated[
+    KillSwitchEngaged
+    | KillSwitchReleased
+    | ShutoffEngaged
+    | ShutoffReleased
+    | LimitsSet
+    | KeyCreated
+    | KeyRevoked,
+    Field(discriminator="type"),
+]
+
+CONTROL_EVENTS: TypeAdapter[ControlEvent] = TypeAdapter(ControlEvent)
+
+
+class InvalidControl(ValueError):
+    """A control entry that cannot be applied; the text says what to mend."""
+
+
+def parse_control(data: bytes | str | None) -> ControlEvent:
+    """The control event in an entry's `data`. Raises InvalidControl with one clear line."""
+    if data is None:
+        raise InvalidControl("the entry has no field `data`")
+    try:
+        return CONTROL_EVENTS.validate_python(orjson.loads(data))
+    except orjson.JSONDecodeError as error:
+        raise InvalidControl(f"data is not JSON: {error}") from error
+    except ValidationError as error:
+        raise InvalidControl(first_problem(error)) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a validation error, as one line that names the place."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+def entry_ms(entry_id: bytes | str) -> int:
+    """The server's time of a stream entry, in milliseconds since the epoch."""
+    text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
+    return int(text.split("-", 1)[0])
+
+
+def to_ms(moment: datetime) -> int:
+    """An aware time in milliseconds since the epoch."""
+    return int(moment.astimezone(UTC).timestamp() * 1000)

@@ -1,0 +1,136 @@
+"""Events on `{skeldir:<p>}:decisions`, written by policy alone."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.events.envelope import Payload
+from shared.events.tasks import Task, TaskRef
+from shared.money import Nanocents
+
+
+class BlockReason(StrEnum):
+    """Why a task is refused. A manual shutoff's reason is the operator's own words, so reasons travel as strings."""
+
+    KILL_SWITCH = "provider_kill_switch"
+    BREAKER_OPEN = "breaker_open"
+    HOURLY_THRESHOLD = "hourly_threshold_exceeded"
+    MONTHLY_CAP = "monthly_cap_exceeded"
+    IN_FLIGHT = "max_in_flight_exceeded"
+    UNPRICED = "unpriced"
+    UNKNOWN_PROVIDER = "unknown_provider"
+    MAX_COST = "max_cost_exceeded"
+    CONTROL_STALE = "control_stale"
+
+
+class BreakerState(StrEnum):
+    """States of a circuit breaker (Nygard, Release It!)."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Balance(BaseModel):
+    """What one cap looked like after an event. The highest `version` of an account is the newest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    scope: Literal["user", "tenant"]
+    window: Literal["hour", "month"]
+    window_start: str = Field(description="`2026-11-23T16` or `2026-11`, UTC.")
+    spent: Nanocents
+    reserved: Nanocents
+    cap: int | None = Field(description="Nanocents; None where nothing bounds this scope.")
+    calls: int = Field(description="Calls settled in this window.")
+    version: int
+
+
+class Reservation(BaseModel):
+    """Worst-case cost held against the caps, until it is settled or released."""
+
+    model_config = ConfigDict(frozen=True)
+
+    reservation_id: UUID
+    amount: Nanocents
+    hour: str
+    month: str
+
+
+class TaskAllowed(Payload):
+    """Permission to make the call, until `expires_at_ms`. The envelope's id is the decision's id."""
+
+    event_type: ClassVar[str] = "task.allowed"
+
+    task: Task
+    reservation: Reservation
+    balances: list[Balance]
+    expires_at_ms: int
+    timeout_ms: int
+    max_output_tokens: int | None = Field(None, description="The reservation is a true bound only up to here.")
+    cache_only: bool = Field(False, description="The breaker is open: answer from the cache, or end as `breaker_open`.")
+    probe: bool = Field(False, description="A call let through by a half-open breaker.")
+    breaker_state: BreakerState
+    control_position: str = Field(description="The last control entry that policy had applied.")
+
+
+class TaskBlocked(Payload):
+    """The task ends here, without a call. Written by policy, or by the executor's last-moment check."""
+
+    event_type: ClassVar[str] = "task.blocked"
+
+    task: TaskRef
+    reason: str
+    rule: str = Field(description="The file in `services/policy/rules` that says why, or `executor`.")
+    explanation: dict[str, Any] = Field(default_factory=dict, description="The state and limits the rule saw.")
+    breaker_state: BreakerState
+    max_cost: Nanocents = 0
+    cache_watermark: int = 0
+    decision_id: UUID | None = Field(None, description="Set by the executor: the allow that this end takes back.")
+    control_position: str
+
+
+class ReservationEnded(Payload):
+    """A reservation was settled at its true cost, released, or is held as perhaps spent. Once for each id, unless held
+    before: a held one may still be settled or released, by a late result or by reconciliation."""
+
+    event_type: ClassVar[str] = "reservation.ended"
+
+    task: TaskRef
+    reservation_id: UUID
+    how: Literal["settled", "released", "held"]
+    reserved: Nanocents
+    settled: Nanocents = Field(description="True cost where settled; the whole reservation where held; else 0.")
+    overrun: Nanocents = Field(0, description="By how much the true cost passed the reservation.")
+    balances: list[Balance]
+
+
+class BreakerChanged(Payload):
+    """A user's circuit breaker counted a failure or changed state."""
+
+    event_type: ClassVar[str] = "breaker.changed"
+
+    breaker_key: str
+    state: BreakerState
+    previous: BreakerState
+    failure_count: int
+    opened_at_ms: int | None
+    last_trip_at_ms: int | None
+    reason: str
+    version: int
+
+
+class ShutoffTripped(Payload):
+    """A user's spending reached the hourly threshold: nothing more until the hour ends."""
+
+    event_type: ClassVar[str] = "shutoff.tripped"
+
+    hour: str
+    threshold: Nanocents
+    spent: Nanocents
+    until_ms: int
+    version: int

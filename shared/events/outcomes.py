@@ -1,0 +1,95 @@
+"""Events on `{skeldir:<p>}:outcomes`, written by the executor alone (with `task.blocked` of the last-moment check)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.events.envelope import Payload
+from shared.events.tasks import Task, TaskRef
+from shared.money import Nanocents
+
+
+class Usage(BaseModel):
+    """What a call consumed. Zeroes for an answer from the cache."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_tokens: int = Field(0, ge=0)
+    output_tokens: int = Field(0, ge=0)
+    cost: Nanocents = 0
+    latency_ms: int = Field(0, ge=0)
+
+
+Spend = Literal["certain", "none", "uncertain"]
+
+
+class AttemptStarted(Payload):
+    """Written before the call. An attempt without an end is uncertain: money perhaps spent."""
+
+    event_type: ClassVar[str] = "attempt.started"
+
+    task: TaskRef
+    decision_id: UUID
+    attempt_id: UUID
+    attempt_no: int = Field(ge=1)
+    executor: str
+
+
+class TaskSucceeded(Payload):
+    """The task has its answer, from the provider or from the cache."""
+
+    event_type: ClassVar[str] = "task.succeeded"
+
+    task: TaskRef
+    decision_id: UUID
+    attempt_id: UUID | None = None
+    was_cached: bool
+    provider_attempted: bool
+    output_text: str
+    reasoning_trace: dict[str, Any] = Field(default_factory=dict)
+    response_metadata: dict[str, Any] = Field(default_factory=dict)
+    usage: Usage
+    cache_key: str | None = None
+    cache_watermark: int = 0
+
+
+class TaskFailed(Payload):
+    """The task ends without an answer. `spend` says whether money went: certainly, certainly not, or nobody knows."""
+
+    event_type: ClassVar[str] = "task.failed"
+
+    task: TaskRef
+    decision_id: UUID
+    attempt_id: UUID | None = None
+    reason: str = Field(description="`provider_timeout`, `provider_error:<type>`, `attempt_uncertain`, ...")
+    detail: str = ""
+    provider_attempted: bool
+    counts_for_breaker: bool
+    spend: Spend
+    usage: Usage = Usage()
+    cache_watermark: int = 0
+
+
+class AttemptResolved(Payload):
+    """What became of an uncertain attempt: a result that came late, or an operator's reconciliation."""
+
+    event_type: ClassVar[str] = "attempt.resolved"
+
+    task: TaskRef
+    decision_id: UUID
+    attempt_id: UUID | None = None
+    spend: Literal["certain", "none"]
+    usage: Usage
+    by: str = Field(description="`late_result`, or the operator who reconciled.")
+
+
+class DecisionExpired(Payload):
+    """An allow was not used in time: its reservation is released and the task is decided again."""
+
+    event_type: ClassVar[str] = "decision.expired"
+
+    task: Task
+    decision_id: UUID

@@ -1,0 +1,97 @@
+"""Decoding: from a stream entry to a typed event. Old versions are upcast; unknown ones are refused, never guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from shared.events import decisions, outcomes, tasks
+from shared.events.control import first_problem
+from shared.events.envelope import SCHEMA_PREFIX, Envelope, Payload
+
+Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+class UndecodableEvent(ValueError):
+    """An entry that is no event we know; it belongs into the dead letters, with this text as the reason."""
+
+
+class Registry:
+    """The event types of a stream, with the steps that lift old versions of their payloads to today's."""
+
+    def __init__(self) -> None:
+        self._payloads: dict[str, type[Payload]] = {}
+        self._upcasters: dict[tuple[str, int], Upcaster] = {}
+
+    def add(self, payload: type[Payload], upcasters: dict[int, Upcaster] | None = None) -> None:
+        """Know `payload`; `upcasters[v]` turns the payload of version v into that of version v + 1."""
+        self._payloads[payload.event_type] = payload
+        for version, step in (upcasters or {}).items():
+            self._upcasters[payload.event_type, version] = step
+
+    def payloads(self) -> Iterable[type[Payload]]:
+        """Every payload type, for the generated schemas."""
+        return self._payloads.values()
+
+    def decode(self, data: bytes | str | None) -> Envelope:
+        """The event in an entry's `data` field. Raises UndecodableEvent."""
+        if data is None:
+            raise UndecodableEvent("the entry has no field `data`")
+        try:
+            raw = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise UndecodableEvent(f"data is not JSON: {error}") from error
+        if not isinstance(raw, dict):
+            raise UndecodableEvent("data is not a JSON object")
+        payload = self._payload_type(raw)
+        try:
+            typed = payload.__pydantic_validator__.validate_python(raw.get("data"))
+            return Envelope.__pydantic_validator__.validate_python({**raw, "data": typed})  # type: ignore[no-any-return]
+        except ValidationError as error:
+            raise UndecodableEvent(f"{raw['type']}: {first_problem(error)}") from error
+
+    def _payload_type(self, raw: dict[str, Any]) -> type[Payload]:
+        """Today's payload type of the event, after lifting `raw['data']` to its version."""
+        event_type = raw.get("type")
+        payload = self._payloads.get(event_type) if isinstance(event_type, str) else None
+        if payload is None:
+            raise UndecodableEvent(f"unknown event type {event_type!r}")
+        schema = str(raw.get("dataschema", ""))
+        name, _, version_text = schema.removeprefix(SCHEMA_PREFIX).rpartition(":")
+        if name != event_type or not version_text.isdecimal():
+            raise UndecodableEvent(f"dataschema {schema!r} does not name a version of {event_type}")
+        version = int(version_text)
+        while version < payload.version:
+            step = self._upcasters.get((payload.event_type, version))
+            if step is None:
+                raise UndecodableEvent(f"no way to lift {event_type} from version {version}")
+            raw["data"] = step(raw["data"])
+            version += 1
+        if version > payload.version:
+            raise UndecodableEvent(f"{event_type} version {version} is newer than this release knows ({payload.version})")
+        return payload
+
+
+def _all_events() -> Registry:
+    registry = Registry()
+    for payload in (
+        tasks.TaskSubmitted,
+        decisions.TaskAllowed,
+        decisions.TaskBlocked,
+        decisions.ReservationEnded,
+        decisions.BreakerChanged,
+        decisions.ShutoffTripped,
+        outcomes.AttemptStarted,
+        outcomes.TaskSucceeded,
+        outcomes.TaskFailed,
+        outcomes.AttemptResolved,
+        outcomes.DecisionExpired,
+    ):
+        registry.add(payload)
+    return registry
+
+
+EVENTS = _all_events()

@@ -1,0 +1,101 @@
+"""The result of a task as a caller sees it, kept on the task's record until it is only in the ledger."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, PlainSerializer
+
+from shared.events.decisions import TaskBlocked
+from shared.events.envelope import Envelope
+from shared.events.outcomes import TaskFailed, TaskSucceeded
+from shared.events.tasks import TaskType
+from shared.money import to_cents
+
+
+def _number(cents: Decimal) -> int | float:
+    return int(cents) if cents == int(cents) else float(cents)
+
+
+Cents = Annotated[Decimal, PlainSerializer(_number, return_type=int | float, when_used="json")]
+
+
+class ResultUsage(BaseModel):
+    """What the task consumed. `cost_cents` is a JSON number; the ledger has the exact decimal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_cents: Cents = Decimal(0)
+    latency_ms: int = 0
+
+
+class TaskResult(BaseModel):
+    """The end of a task."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task_id: UUID
+    api_call_id: UUID
+    request_id: str
+    correlation_id: str | None
+    task_type: TaskType
+    status: Literal["success", "blocked", "failed"]
+    blocked_reason: str | None = None
+    failure_reason: str | None = None
+    was_cached: bool = False
+    provider_attempted: bool = False
+    output_text: str | None = None
+    model: str
+    provider: str
+    usage: ResultUsage = ResultUsage()
+
+
+END_EVENTS = frozenset({TaskBlocked.event_type, TaskSucceeded.event_type, TaskFailed.event_type})
+
+
+def result_of(event: Envelope) -> TaskResult:
+    """The result that an end event (`END_EVENTS`) stands for."""
+    end = event.data
+    if isinstance(end, TaskBlocked):
+        status, detail = "blocked", {"blocked_reason": end.reason}
+    elif isinstance(end, TaskFailed):
+        status = "failed"
+        detail = {"failure_reason": end.reason, "provider_attempted": end.provider_attempted, "usage": _usage(end)}
+    elif isinstance(end, TaskSucceeded):
+        status = "success"
+        detail = {
+            "was_cached": end.was_cached,
+            "provider_attempted": end.provider_attempted,
+            "output_text": end.output_text,
+            "usage": _usage(end),
+        }
+    else:
+        raise TypeError(f"{event.type} does not end a task")
+    task = end.task
+    return TaskResult.model_validate(
+        {
+            "task_id": task.task_id,
+            "api_call_id": task.task_id,
+            "request_id": task.request_id,
+            "correlation_id": event.correlationid,
+            "task_type": task.task_type,
+            "status": status,
+            "model": task.model,
+            "provider": task.provider,
+            **detail,
+        }
+    )
+
+
+def _usage(end: TaskFailed | TaskSucceeded) -> ResultUsage:
+    usage = end.usage
+    return ResultUsage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cost_cents=to_cents(usage.cost),
+        latency_ms=usage.latency_ms,
+    )

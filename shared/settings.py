@@ -1,0 +1,76 @@
+"""Settings: environment variables `SKELDIR_*`, or lines of `.env`. One home for every name, unit and default."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What can be set. Amounts of money are cents, times are in the unit that the name ends with."""
+
+    model_config = SettingsConfigDict(env_prefix="SKELDIR_", env_file=".env", extra="ignore", frozen=True)
+
+    redis_url: str | None = Field(None, description="Redis or Valkey, as the role of this process. None: embedded.")
+    database_url: str | None = Field(None, description="PostgreSQL, as the role of this process. None: embedded.")
+    admin_database_url: str | None = Field(
+        None, description="PostgreSQL as the owner role, for `skeldir migrate`. None: `SKELDIR_DATABASE_URL`."
+    )
+    data_dir: Path = Field(Path(".skeldir"), description="Where embedded servers keep their state.")
+    gateway_host: str = Field("127.0.0.1", description="Address the gateway listens on.")
+    gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
+    ledger_host: str = Field("127.0.0.1", description="Address the ledger service listens on.")
+    ledger_port: int = Field(8081, ge=0, le=65535, description="Port of the ledger service; 0 takes a free one.")
+    policy_port: int = Field(8082, ge=0, le=65535, description="Port of policy's health and metrics; 0 takes a free one.")
+    executor_port: int = Field(8083, ge=0, le=65535, description="Port of the executor's health and metrics.")
+    partitions: int = Field(4, ge=1, le=1024, description="Number of partitions. Fixed once the streams hold events.")
+
+    monthly_cap_cents: float = Field(2500, ge=0, description="Cents a user may spend in a calendar month (UTC).")
+    hourly_shutoff_cents: float = Field(500, ge=0, description="Cents a user may spend in a clock hour (UTC).")
+    max_in_flight: int = Field(1000, ge=1, description="Allowed tasks of one tenant that have not ended yet.")
+    provider_timeout_ms: int = Field(10_000, ge=1, description="Time a provider call may take.")
+    breaker_failure_threshold: int = Field(3, ge=1, description="Consecutive failures of a user that open the breaker.")
+    breaker_open_seconds: float = Field(300, gt=0, description="How long a breaker stays open before it probes.")
+    breaker_half_open_probes: int = Field(1, ge=1, description="Calls that a half-open breaker lets through at once.")
+    decision_ttl_ms: int = Field(60_000, ge=100, description="How long an allow may wait for its call.")
+    max_parked: int = Field(10_000, ge=1, description="Tasks a partition may hold back while a breaker counts failures.")
+
+    lease_ttl_ms: int = Field(2000, ge=100, description="A partition's writer is replaced after this silence.")
+    control_staleness_ms: int = Field(2000, ge=50, description="Without reading the control stream for so long: block.")
+    batch_size: int = Field(500, ge=1, le=5000, description="Entries read and committed at once.")
+    max_backlog: int = Field(1_000_000, ge=1, description="Entries in a partition's log at which the gateway answers 503.")
+    max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body or inbox entry.")
+    max_body_depth: int = Field(32, ge=2, description="Deepest nesting of a request body.")
+    rate_limit_per_second: float = Field(0, ge=0, description="Requests a second for one API key; 0: no limit.")
+    max_wait_seconds: float = Field(60, gt=0, description="Longest `Prefer: wait` the gateway honours.")
+    result_ttl_seconds: int = Field(86_400, ge=60, description="How long a task's record stays in Redis after its end.")
+
+    executor_concurrency: int = Field(128, ge=1, description="Provider calls one executor makes at once.")
+    executor_claim_idle_ms: int = Field(2500, ge=200, description="Silence after which an executor's work is taken over.")
+    max_attempts: int = Field(3, ge=1, le=10, description="Attempts of one task where it is certain nothing was spent.")
+    late_result_seconds: float = Field(30, ge=0, description="How long a timed-out call is listened to for its result.")
+    cache_ttl_seconds: int = Field(86_400, ge=1, description="How long an answer stays in the cache.")
+    default_provider: str | None = Field(
+        None, description="Provider of a bare model name. None: `openai` where OPENAI_API_KEY is set, else `stub`."
+    )
+    default_model: str | None = Field(None, description="Model of a task that names none. None: the provider's own.")
+    default_max_output_tokens: int = Field(1024, ge=1, description="Output bound of a call that states none.")
+    unpriced_worst_case_cents: float | None = Field(
+        None, ge=0, description="Reserve this for a model without a known price. None: refuse it as `unpriced`."
+    )
+
+    durability: str = Field("everysec", pattern="^(everysec|fsync)$", description="`fsync`: survives loss of power.")
+    trim_interval_ms: int = Field(1000, ge=50, description="How often what every reader has read is trimmed.")
+    owner_pid: int | None = Field(None, description="Stop when this process is gone. Set by `skeldir up`.")
+    log_level: str = Field("INFO", description="Level of the structured logs on standard error.")
+    api_key: SecretStr | None = Field(None, description="Key that the command line uses against the gateway.")
+    gateway_url: str | None = Field(None, description="Gateway that the command line talks to. None: the running `up`.")
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()

@@ -1,0 +1,38 @@
+"""Connections to the log server."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+if TYPE_CHECKING:
+    from redis.commands.core import AsyncScript
+
+# Longer than any BLOCK we use, shorter than a person's patience: a dead peer is noticed within it.
+SOCKET_TIMEOUT_S = 5.0
+BLOCK_MS = 1000
+
+
+def connect(url: str, *, client_name: str, max_connections: int = 64) -> Redis:
+    """A client that never repeats a command by itself: a silent retry of an append would leave two entries."""
+    return Redis.from_url(
+        url,
+        client_name=client_name,
+        max_connections=max_connections,
+        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_connect_timeout=SOCKET_TIMEOUT_S,
+        socket_keepalive=True,
+        retry=Retry(NoBackoff(), 0),
+        decode_responses=False,
+    )
+
+
+def script(redis: Redis, package: str, name: str) -> AsyncScript:
+    """The server-side script `name`.lua that lies in `package`."""
+    source = resources.files(package).joinpath(f"{name}.lua").read_text()
+    registered: Any = redis.register_script(source)
+    return registered  # type: ignore[no-any-return]

@@ -1,0 +1,94 @@
+"""Following the control stream: every service reads all of it, so that an order reaches each within milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.control_state import ControlState, evolve
+from shared.events.control import InvalidControl, parse_control
+from shared.partitions import CONTROL
+
+# A return of the blocking read, even an empty one, proves that the stream can be read: this is the heartbeat.
+HEARTBEAT_MS = 250
+PAGE = 1000
+RETRY_S = 0.05
+
+log = structlog.get_logger(__name__)
+
+
+class ControlReader:
+    """Keeps `state` at the end of the control stream, and knows how long ago that was sure."""
+
+    def __init__(self, redis: Redis, staleness_ms: int) -> None:
+        self._redis = redis
+        self._staleness_s = staleness_ms / 1000
+        self._fresh_at = float("-inf")
+        self._changed: list[Callable[[ControlState], None]] = []
+        self.state = ControlState()
+
+    @property
+    def is_stale(self) -> bool:
+        """True when the stream could not be read for longer than the staleness bound: then nothing may be allowed."""
+        return time.monotonic() - self._fresh_at > self._staleness_s
+
+    def on_change(self, callback: Callable[[ControlState], None]) -> None:
+        """Call `callback` with the new state after entries were applied."""
+        self._changed.append(callback)
+
+    async def catch_up(self) -> None:
+        """Apply everything that is in the stream now. Raises RedisError when it cannot be read."""
+        while True:
+            asked_at = time.monotonic()
+            reply = await self._redis.xrange(CONTROL, min=f"({self.state.position}", count=PAGE)
+            self._apply(reply)
+            if len(reply) < PAGE:
+                self._fresh_at = asked_at
+                return
+
+    async def follow(self) -> None:
+        """Apply entries as they come, until cancelled; through lost connections too."""
+        while True:
+            asked_at = time.monotonic()
+            try:
+                reply = await self._redis.xread({CONTROL: self.state.position}, count=PAGE, block=HEARTBEAT_MS)
+            except RedisError as error:
+                log.warning("control stream cannot be read", error=str(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            entries = _entries_of(reply)
+            self._apply(entries)
+            # Empty: nothing had come when the server answered. Not empty, less than a page: we have it all.
+            if len(entries) < PAGE:
+                self._fresh_at = asked_at if entries else time.monotonic()
+
+    def _apply(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        before = self.state
+        for raw_id, fields in entries:
+            entry_id = raw_id.decode()
+            try:
+                self.state = evolve(self.state, entry_id, parse_control(fields.get(b"data")))
+            except InvalidControl as error:
+                # The gateway's control group puts it into the dead letters; here it only must not stop anybody.
+                log.warning("control entry ignored", entry=entry_id, problem=str(error))
+                self.state = replace(self.state, position=entry_id)
+        if self.state is not before:
+            for callback in self._changed:
+                callback(self.state)
+
+
+def _entries_of(reply: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of a one-stream XREAD reply, which is a mapping or a list of pairs by protocol version, or nothing."""
+    if not reply:
+        return []
+    if isinstance(reply, dict):
+        (pages,) = reply.values()
+        return [entry for page in pages for entry in page] if pages and isinstance(pages[0], list) else pages
+    ((_, entries),) = reply  # type: ignore[misc]
+    return entries
