@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from contextlib import suppress
 from typing import Protocol
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+SYNCHRONISE_S = 1.0
 
 
 class Clock(Protocol):
@@ -18,6 +25,13 @@ class ServerClock:
 
     def __init__(self) -> None:
         self._offset_ns = time.time_ns() - time.monotonic_ns()
+
+    async def follow(self, redis: Redis) -> None:
+        """Read the server's time every second, until cancelled. While it cannot be read the last reading counts."""
+        while True:
+            with suppress(RedisError):
+                self.synchronise(*await redis.time())
+            await asyncio.sleep(SYNCHRONISE_S)
 
     def synchronise(self, server_seconds: int, server_microseconds: int) -> None:
         """Take over a reply of `TIME`. The reading may be late by the reply's way back, never early."""

@@ -25,6 +25,7 @@ class BlockReason(StrEnum):
     UNKNOWN_PROVIDER = "unknown_provider"
     MAX_COST = "max_cost_exceeded"
     CONTROL_STALE = "control_stale"
+    POLICY_ERROR = "policy_error"
 
 
 class BreakerState(StrEnum):

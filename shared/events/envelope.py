@@ -16,12 +16,12 @@ SCHEMA_PREFIX = "urn:skeldir:event:"
 
 
 class Payload(BaseModel):
-    """What one event type says. `event_type` and `version` name it on the wire, for ever."""
+    """What one event type says. `event_type` and `schema_version` name it on the wire, for ever."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     event_type: ClassVar[str]
-    version: ClassVar[int] = 1
+    schema_version: ClassVar[int] = 1
 
 
 class Envelope(BaseModel):
@@ -93,7 +93,7 @@ def new(payload: Payload, *, event_id: UUID, source: str, subject: str, now_ms: 
         type=payload.event_type,
         subject=subject,
         time=at(now_ms),
-        dataschema=schema_name(payload.event_type, payload.version),
+        dataschema=schema_name(payload.event_type, payload.schema_version),
         data=payload,
         **attributes,
     )

@@ -64,14 +64,14 @@ class Registry:
         if name != event_type or not version_text.isdecimal():
             raise UndecodableEvent(f"dataschema {schema!r} does not name a version of {event_type}")
         version = int(version_text)
-        while version < payload.version:
+        while version < payload.schema_version:
             step = self._upcasters.get((payload.event_type, version))
             if step is None:
                 raise UndecodableEvent(f"no way to lift {event_type} from version {version}")
             raw["data"] = step(raw["data"])
             version += 1
-        if version > payload.version:
-            raise UndecodableEvent(f"{event_type} version {version} is newer than this release knows ({payload.version})")
+        if version > payload.schema_version:
+            raise UndecodableEvent(f"{event_type} version {version} is newer than this release knows ({payload.schema_version})")
         return payload
 
 

@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from shared.control_state import ControlState, evolve
 from shared.events.control import InvalidControl, parse_control
 from shared.partitions import CONTROL
+from shared.streams.read import Entry, read_after
 
 # A return of the blocking read, even an empty one, proves that the stream can be read: this is the heartbeat.
 HEARTBEAT_MS = 250
@@ -57,18 +58,18 @@ class ControlReader:
         while True:
             asked_at = time.monotonic()
             try:
-                reply = await self._redis.xread({CONTROL: self.state.position}, count=PAGE, block=HEARTBEAT_MS)
+                pages = await read_after(self._redis, {CONTROL: self.state.position}, PAGE, HEARTBEAT_MS)
             except RedisError as error:
                 log.warning("control stream cannot be read", error=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
-            entries = _entries_of(reply)
+            entries = pages.get(CONTROL, [])
             self._apply(entries)
             # Empty: nothing had come when the server answered. Not empty, less than a page: we have it all.
             if len(entries) < PAGE:
                 self._fresh_at = asked_at if entries else time.monotonic()
 
-    def _apply(self, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+    def _apply(self, entries: list[Entry]) -> None:
         before = self.state
         for raw_id, fields in entries:
             entry_id = raw_id.decode()
@@ -81,14 +82,3 @@ class ControlReader:
         if self.state is not before:
             for callback in self._changed:
                 callback(self.state)
-
-
-def _entries_of(reply: object) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of a one-stream XREAD reply, which is a mapping or a list of pairs by protocol version, or nothing."""
-    if not reply:
-        return []
-    if isinstance(reply, dict):
-        (pages,) = reply.values()
-        return [entry for page in pages for entry in page] if pages and isinstance(pages[0], list) else pages
-    ((_, entries),) = reply  # type: ignore[misc]
-    return entries

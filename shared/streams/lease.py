@@ -34,13 +34,20 @@ class Lease:
         self._lease = script(redis, "shared.streams", "lease")
         self._fenced = script(redis, "shared.streams", "fenced")
 
-    async def hold(self) -> int:
-        """Take or renew. The fencing token, or 0 while another owner holds the lease."""
-        return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms]))
+    async def take(self) -> int:
+        """Take it, with a new fencing token; 0 while another owner holds it.
+
+        To be called before state is loaded: a commit that is still on its way from before is refused from here on.
+        """
+        return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "take"]))
+
+    async def renew(self) -> int:
+        """Hold on. The token: another one than before, or 0, when the lease was lost in between."""
+        return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "renew"]))
 
     async def give_back(self) -> None:
         """Let the next owner take it at once."""
-        await self._lease(keys=[self._key], args=[self._owner, 0])
+        await self._lease(keys=[self._key], args=[self._owner, 0, "renew"])
 
     async def commit(self, token: int, commands: Iterable[Command], keys: Iterable[str]) -> None:
         """Run `commands` in one atomic step if `token` is still the lease's; raises Fenced if not.

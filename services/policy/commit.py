@@ -1,0 +1,51 @@
+"""From what a turn changed to the commands of its one atomic commit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from services.policy.store import encode_account, encode_hold
+from services.policy.turn import Changes
+from shared.partitions import Partition
+from shared.streams.lease import Command
+
+
+def commands(
+    partition: Partition, changes: Changes, positions: Mapping[str, str], result_ttl_ms: int
+) -> tuple[list[Command], list[str]]:
+    """The commands, and the keys that they touch beside the lease."""
+    found: list[Command] = []
+    keys = [partition.decisions, partition.policy, partition.reservations, partition.parked]
+    for event in changes.events:
+        found.append(("XADD", partition.decisions, "*", "type", event.type, "data", event.to_json()))
+    for (tenant_id, user_id), account in changes.accounts.items():
+        key = partition.account(tenant_id, user_id)
+        keys.append(key)
+        found.append(("SET", key, encode_account(account)))
+    for reservation_id, hold in changes.holds.items():
+        if hold is None:
+            found.append(("HDEL", partition.reservations, str(reservation_id)))
+        else:
+            found.append(("HSET", partition.reservations, str(reservation_id), encode_hold(hold)))
+    for task_id, (task, decision_id) in changes.allowed.items():
+        key = partition.task(task_id)
+        keys.append(key)
+        state = ("state", "allowed", "decision", str(decision_id), "fingerprint", task.fingerprint)
+        found.append(("HSET", key, *state))
+    for task_id, (fingerprint, result) in changes.ended.items():
+        key = partition.task(task_id)
+        keys.append(key)
+        found.append(("HSET", key, "state", "ended", "result", result, "fingerprint", fingerprint))
+        found.append(("PEXPIRE", key, result_ttl_ms))
+    for parking_key, (task, stored) in changes.parked.items():
+        found.append(("HSET", partition.parked, parking_key, stored))
+        key = partition.task(task.task_id)
+        keys.append(key)
+        # So that a second delivery of a task that waits is seen to be one.
+        found.append(("HSET", key, "state", "parked", "fingerprint", task.fingerprint))
+    for parking_key in changes.unparked:
+        found.append(("HDEL", partition.parked, parking_key))
+    if positions:
+        moved = [word for stream, entry_id in positions.items() for word in (stream, entry_id)]
+        found.append(("HSET", partition.policy, *moved))
+    return found, keys

@@ -1,0 +1,48 @@
+"""The policy service: one writer for each partition whose lease this process can get."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from contextlib import suppress
+from functools import partial
+
+from redis.exceptions import RedisError
+from starlette.applications import Starlette
+
+from services.policy.metrics import LEADS
+from services.policy.partition import PartitionWriter
+from shared.clock import ServerClock
+from shared.partitions import Partition
+from shared.service import health_routes, run
+from shared.settings import Settings
+from shared.streams.connection import connect
+from shared.streams.control_reader import ControlReader
+
+
+async def serve(settings: Settings) -> None:
+    """Decide until stopped."""
+    owner = f"policy-{os.getpid()}-{secrets.token_hex(4)}"
+    assert settings.redis_url is not None, "the command line checks that"
+    redis = connect(settings.redis_url, client_name=owner)
+    clock = ServerClock()
+    control = ControlReader(redis, settings.control_staleness_ms)
+    writers = [
+        PartitionWriter(redis, Partition(number), owner, control, clock, settings)
+        for number in range(settings.partitions)
+    ]
+
+    def readiness() -> dict[str, str | None]:
+        LEADS.set(sum(1 for writer in writers if writer.token))
+        checks = {f"partition {n}": writer.problem for n, writer in enumerate(writers)}
+        return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
+
+    app = Starlette(routes=health_routes(readiness))
+    workers = [control.follow, partial(clock.follow, redis), *(writer.run for writer in writers)]
+    try:
+        await run("policy", app, settings.policy_host, settings.policy_port, workers, settings)
+    finally:
+        with suppress(RedisError, asyncio.TimeoutError):
+            await asyncio.gather(*(writer.stop() for writer in writers))
+        await redis.aclose()

@@ -1,0 +1,244 @@
+"""The writer of one partition: under its lease it reads a batch, decides, and commits, until it is fenced off."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.policy import store
+from services.policy.commit import commands
+from services.policy.metrics import COMMIT_SECONDS, DECISIONS, PARKED, TURN_SIZE
+from services.policy.rules.idempotency import TaskRecord
+from services.policy.state import Circumstances, PolicyConfig
+from services.policy.turn import AccountKey, Changes, Desk, Input, Turn, owner_of
+from shared.clock import Clock
+from shared.events.decisions import TaskAllowed, TaskBlocked
+from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
+from shared.events.registry import EVENTS, UndecodableEvent
+from shared.events.tasks import TaskSubmitted
+from shared.partitions import Partition
+from shared.settings import Settings
+from shared.streams.connection import BLOCK_MS
+from shared.streams.control_reader import ControlReader
+from shared.streams.dead_letters import dead_letter
+from shared.streams.lease import Fenced, Lease
+from shared.streams.read import Entry, read_after
+
+# With tasks held back the writer looks up this often, so that an operator's stop reaches them too.
+PARKED_BLOCK_MS = 20
+STALE_BLOCK_MS = 50
+MAX_ACCOUNTS_IN_MEMORY = 50_000
+RETRY_S = 0.1
+
+log = structlog.get_logger(__name__)
+
+
+class PartitionWriter:
+    """Wants the lease of one partition, and decides while it has it."""
+
+    def __init__(
+        self, redis: Redis, partition: Partition, owner: str, control: ControlReader, clock: Clock, settings: Settings
+    ) -> None:
+        self._redis = redis
+        self._partition = partition
+        self._control = control
+        self._clock = clock
+        self._settings = settings
+        self._config = PolicyConfig.from_settings(settings)
+        self._lease = Lease(redis, partition.lease("policy"), owner, settings.lease_ttl_ms)
+        self._desk = Desk()
+        self._positions = {"tasks": "0-0", "outcomes": "0-0"}
+        self._control_seen = ""
+        self.token = 0
+        self.problem: str | None = "has not tried to take its lease yet"
+
+    async def run(self) -> None:
+        """Lead whenever the lease can be had, until cancelled."""
+        log_ = log.bind(partition=self._partition.number)
+        while True:
+            try:
+                self.token = await self._lease.take()
+                self.problem = None
+                if self.token:
+                    log_.info("leads", token=self.token)
+                    await self._lead()
+            except Fenced:
+                log_.warning("fenced off: another writer has the lease")
+            except RedisError as error:
+                self.problem = f"the log cannot be reached: {error}"
+                log_.warning("lost the log", error=str(error))
+                await asyncio.sleep(RETRY_S)
+            self.token = 0
+            await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
+
+    async def stop(self) -> None:
+        """Give the lease back, so that the next writer need not wait for its end."""
+        await self._lease.give_back()
+
+    async def _lead(self) -> None:
+        """Take turns while the lease is renewed. Ends by Fenced or RedisError."""
+        await self._load()
+        renewal = asyncio.create_task(self._renew())
+        try:
+            while not renewal.done():
+                await self._take_turn()
+        finally:
+            renewal.cancel()
+        await renewal
+
+    async def _renew(self) -> None:
+        """Renew until the lease is lost: then what was believed is void."""
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
+            if await self._lease.renew() != self.token:
+                raise Fenced("the lease went to another writer")
+
+    async def _load(self) -> None:
+        """Take over the state as the last commit left it."""
+        self._desk = Desk()
+        stored = await self._redis.hgetall(self._partition.policy)
+        self._positions = {name: stored.get(name.encode(), b"0-0").decode() for name in ("tasks", "outcomes")}
+        waiting = await self._redis.hgetall(self._partition.parked)
+        held = []
+        for raw_key, data in waiting.items():
+            entry_id, _, stream = raw_key.decode().partition("/")
+            held.append(Input("tasks" if stream == "tasks" else "outcomes", entry_id, EVENTS.decode(data)))
+        for one in sorted(held, key=lambda one: _order(one.entry_id)):
+            self._desk.park(owner_of(one.event), one)
+        await self._fetch_accounts({key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)})
+        self._control_seen = ""
+
+    async def _take_turn(self) -> None:
+        """Read, decide, commit."""
+        stale = self._control.is_stale
+        self.problem = "the control stream cannot be read: no task is decided" if stale else None
+        entries = await self._read(tasks_too=not stale)
+        inputs, undecodable = _decode(entries)
+        if undecodable:
+            await self._set_aside(undecodable)
+        control = self._control.state
+        if not entries and (control.position == self._control_seen or not self._desk.parked or stale):
+            return
+        await self._fetch(inputs)
+        now = Circumstances(self._clock.now_ms(), self._config, control)
+        turn = Turn(self._desk, now, self._settings.max_parked)
+        turn.outcomes(one for one in inputs if one.stream == "outcomes")
+        if not stale:
+            if control.position != self._control_seen:
+                turn.reconsider(list(self._desk.parked))
+                self._control_seen = control.position
+            turn.tasks(one for one in inputs if one.stream == "tasks")
+        await self._commit(turn.changes, entries)
+
+    async def _read(self, *, tasks_too: bool) -> dict[str, list[Entry]]:
+        wanted = {"outcomes": self._partition.outcomes}
+        block = STALE_BLOCK_MS
+        if tasks_too:
+            wanted["tasks"] = self._partition.tasks
+            block = PARKED_BLOCK_MS if self._desk.parked else BLOCK_MS
+        after = {stream: self._positions[name] for name, stream in wanted.items()}
+        pages = await read_after(self._redis, after, self._settings.batch_size, block)
+        return {name: pages[stream] for name, stream in wanted.items() if pages.get(stream)}
+
+    async def _fetch(self, inputs: Sequence[Input]) -> None:
+        """Load the accounts, holds and records that these inputs concern and that are not in memory."""
+        accounts: set[AccountKey] = set()
+        holds: set[UUID] = set()
+        records: set[UUID] = set()
+        for one in inputs:
+            owner, data = owner_of(one.event), one.event.data
+            accounts.update(_accounts_of(owner.tenant_id, owner.user_id))
+            if isinstance(data, TaskSubmitted):
+                records.add(data.task.task_id)
+            elif isinstance(data, TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired):
+                if data.decision_id is not None and data.decision_id not in self._desk.holds:
+                    holds.add(data.decision_id)
+        await self._fetch_accounts(accounts)
+        if holds:
+            wanted = list(holds)
+            found = await self._redis.hmget(self._partition.reservations, [str(one) for one in wanted])
+            self._desk.holds.update(
+                {one: store.decode_hold(raw) for one, raw in zip(wanted, found, strict=True) if raw is not None}
+            )
+        self._desk.records = await self._records(records)
+
+    async def _fetch_accounts(self, wanted: set[AccountKey]) -> None:
+        missing = [key for key in wanted if key not in self._desk.accounts]
+        if len(self._desk.accounts) + len(missing) > MAX_ACCOUNTS_IN_MEMORY:
+            self._desk.accounts = {key: value for key, value in self._desk.accounts.items() if key in wanted}
+            parked = {key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)}
+            missing = [key for key in wanted | parked if key not in self._desk.accounts]
+        if missing:
+            found = await self._redis.mget([self._partition.account(*key) for key in missing])
+            self._desk.accounts.update(zip(missing, map(store.decode_account, found), strict=True))
+
+    async def _records(self, wanted: set[UUID]) -> dict[UUID, TaskRecord]:
+        if not wanted:
+            return {}
+        order = list(wanted)
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in order:
+            pipeline.hmget(self._partition.task(task_id), ["fingerprint", "state"])
+        replies = await pipeline.execute()
+        return {
+            task_id: TaskRecord(*(value.decode() if value is not None else None for value in reply))
+            for task_id, reply in zip(order, replies, strict=True)
+        }
+
+    async def _commit(self, changes: Changes, entries: dict[str, list[Entry]]) -> None:
+        for one, reason in changes.dead:
+            data = {b"type": one.event.type.encode(), b"data": one.event.to_json()}
+            origin = self._partition.tasks if one.stream == "tasks" else self._partition.outcomes
+            await self._redis.execute_command(*dead_letter(origin, one.entry_id, data, reason))
+        positions = {name: page[-1][0].decode() for name, page in entries.items()}
+        batch, keys = commands(self._partition, changes, positions, self._settings.result_ttl_seconds * 1000)
+        with COMMIT_SECONDS.time():
+            await self._lease.commit(self.token, batch, keys)
+        self._positions.update(positions)
+        self._count(changes, sum(map(len, entries.values())))
+
+    def _count(self, changes: Changes, size: int) -> None:
+        TURN_SIZE.observe(size)
+        PARKED.labels(self._partition.number).set(self._desk.parked_count)
+        for event in changes.events:
+            if isinstance(event.data, TaskAllowed):
+                DECISIONS.labels("allowed", "").inc()
+            elif isinstance(event.data, TaskBlocked):
+                # An operator's words are no label: there is no end to them.
+                known = event.data.rule != "manual_shutoff"
+                DECISIONS.labels("blocked", event.data.reason if known else "manual_shutoff").inc()
+
+    async def _set_aside(self, entries: list[tuple[str, Entry, str]]) -> None:
+        for name, (entry_id, fields), reason in entries:
+            origin = self._partition.tasks if name == "tasks" else self._partition.outcomes
+            await self._redis.execute_command(*dead_letter(origin, entry_id, fields, reason))
+
+
+def _decode(entries: dict[str, list[Entry]]) -> tuple[list[Input], list[tuple[str, Entry, str]]]:
+    """The inputs, and apart from them the entries that are none, each with its reason."""
+    inputs: list[Input] = []
+    undecodable: list[tuple[str, Entry, str]] = []
+    for name, page in entries.items():
+        for entry in page:
+            try:
+                event = EVENTS.decode(entry[1].get(b"data"))
+                owner_of(event)
+            except (UndecodableEvent, ValueError) as error:
+                undecodable.append((name, entry, str(error)))
+                continue
+            inputs.append(Input("tasks" if name == "tasks" else "outcomes", entry[0].decode(), event))
+    return inputs, undecodable
+
+
+def _accounts_of(tenant_id: UUID, user_id: UUID) -> tuple[AccountKey, AccountKey]:
+    return (tenant_id, user_id), (tenant_id, None)
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

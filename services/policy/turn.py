@@ -1,0 +1,230 @@
+"""One turn of a partition's policy: a batch of inputs in, everything that must be committed together out. No I/O.
+
+A turn works on a `Desk`, the partition's state in memory. If its commit fails the desk is thrown away and loaded anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+import structlog
+
+from services.policy.decide import Decided, Owner, Wait, block_task, decide_end, decide_task
+from services.policy.evolve import End
+from services.policy.rules.idempotency import Standing, TaskRecord, standing
+from services.policy.state import Account, Book, Circumstances, Hold
+from shared.events.decisions import BlockReason, TaskAllowed, TaskBlocked
+from shared.events.envelope import Envelope, derived_id, follow
+from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
+from shared.events.results import result_of
+from shared.events.tasks import Task, TaskSubmitted
+
+SOURCE = "/skeldir/policy"
+
+log = structlog.get_logger(__name__)
+AccountKey = tuple[UUID, UUID | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One stream entry that was decoded."""
+
+    stream: Literal["tasks", "outcomes"]
+    entry_id: str
+    event: Envelope
+
+    @property
+    def parking_key(self) -> str:
+        """Where the input is kept while it is held back."""
+        return f"{self.entry_id}/{self.stream}"
+
+
+@dataclass(slots=True)
+class Desk:
+    """What a partition's writer has in memory. Accounts, holds and records are loaded before a turn needs them."""
+
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    holds: dict[UUID, Hold] = field(default_factory=dict)
+    records: dict[UUID, TaskRecord] = field(default_factory=dict)
+    parked: dict[Owner, deque[Input]] = field(default_factory=dict)
+    parked_count: int = 0
+
+    def book(self, owner: Owner) -> Book:
+        """The accounts that concern a user."""
+        return Book(self.accounts[owner.tenant_id, owner.user_id], self.accounts[owner.tenant_id, None])
+
+    def park(self, owner: Owner, held: Input) -> None:
+        """Hold an input back, behind those of the same user that already wait."""
+        self.parked.setdefault(owner, deque()).append(held)
+        self.parked_count += 1
+
+    def unpark(self, owner: Owner) -> Input:
+        """Take the first that waits."""
+        queue = self.parked[owner]
+        first = queue.popleft()
+        self.parked_count -= 1
+        if not queue:
+            del self.parked[owner]
+        return first
+
+
+@dataclass(slots=True)
+class Changes:
+    """What a turn changed: all of it is committed in one atomic step, or none."""
+
+    events: list[Envelope] = field(default_factory=list)
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    holds: dict[UUID, Hold | None] = field(default_factory=dict)
+    allowed: dict[UUID, tuple[Task, UUID]] = field(default_factory=dict)
+    ended: dict[UUID, tuple[str, bytes]] = field(default_factory=dict)
+    parked: dict[str, tuple[Task, bytes]] = field(default_factory=dict)
+    unparked: list[str] = field(default_factory=list)
+    dead: list[tuple[Input, str]] = field(default_factory=list)
+
+
+class Turn:
+    """Processes inputs one after another; `changes` is what came of it."""
+
+    def __init__(self, desk: Desk, now: Circumstances, max_parked: int) -> None:
+        self._desk = desk
+        self._now = now
+        self._max_parked = max_parked
+        self.changes = Changes()
+
+    def outcomes(self, inputs: Iterable[Input]) -> None:
+        """Settle what ended, then let go on what waited for it."""
+        freed: dict[Owner, None] = {}
+        for one in inputs:
+            end = one.event.data
+            if not isinstance(end, TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired):
+                continue
+            owner = owner_of(one.event)
+            try:
+                if self._end(one, owner, end):
+                    freed[owner] = None
+            except Exception as error:  # a poison entry stops nobody; its reservation stays, on the safe side
+                self._poison(one, error)
+        self.reconsider(freed)
+
+    def tasks(self, inputs: Iterable[Input]) -> None:
+        """Decide each task that is new, behind those of the same user that already wait."""
+        for one in inputs:
+            submitted = one.event.data
+            if not isinstance(submitted, TaskSubmitted):
+                continue
+            match standing(self._desk.records.get(submitted.task.task_id, TaskRecord()), submitted.task):
+                case Standing.FRESH:
+                    self._admit(one, submitted.task)
+                case Standing.CONFLICT:
+                    self.changes.dead.append((one, "idempotency_conflict: the request id belongs to another body or user"))
+                case Standing.DECIDED:
+                    pass
+
+    def reconsider(self, owners: Iterable[Owner]) -> None:
+        """Decide what waits of these users, as far as it now may go on."""
+        for owner in owners:
+            while owner in self._desk.parked:
+                first = self._desk.parked[owner][0]
+                if not self._decide(first, _task_of(first), owner):
+                    break
+                self._desk.unpark(owner)
+                if first.parking_key in self.changes.parked:
+                    del self.changes.parked[first.parking_key]
+                else:
+                    self.changes.unparked.append(first.parking_key)
+
+    def _admit(self, one: Input, task: Task) -> None:
+        owner = owner_of(one.event)
+        self._desk.records[task.task_id] = TaskRecord(task.fingerprint, "decided")
+        try:
+            if owner in self._desk.parked or not self._decide(one, task, owner):
+                self._park(one, task, owner)
+        except Exception as error:  # a poison entry stops nobody, and its task still gets its end
+            self._poison(one, error)
+            self._block(one, task, owner, BlockReason.POLICY_ERROR, "the rules failed on this task")
+
+    def _end(self, one: Input, owner: Owner, end: End) -> bool:
+        """True when a reservation ended. A second end of the same one is a repeat, and changes nothing."""
+        decision_id = end.decision_id
+        hold = self._desk.holds.get(decision_id) if decision_id is not None else None
+        if hold is None:
+            return False
+        decided = decide_end(self._desk.book(owner), hold, end, self._now)
+        self._apply(one.event, owner, decided)
+        self._set_hold(hold.reservation_id, decided.hold)
+        if isinstance(end, DecisionExpired) and not self._decide(one, end.task, owner):
+            self._park(one, end.task, owner)
+        return True
+
+    def _decide(self, one: Input, task: Task, owner: Owner) -> bool:
+        """False when the task has to wait."""
+        decision_id = derived_id(one.event.id, TaskAllowed.event_type)
+        verdict = decide_task(self._desk.book(owner), task, owner, decision_id, self._now)
+        if isinstance(verdict, Wait):
+            return False
+        self._apply(one.event, owner, verdict)
+        if verdict.hold is not None:
+            self._set_hold(decision_id, verdict.hold)
+            self.changes.allowed[task.task_id] = (task, decision_id)
+        return True
+
+    def _park(self, one: Input, task: Task, owner: Owner) -> None:
+        if self._desk.parked_count >= self._max_parked:
+            problem = f"{self._max_parked} tasks of this partition wait for outcomes already"
+            self._block(one, task, owner, BlockReason.IN_FLIGHT, problem)
+            return
+        self._desk.park(owner, one)
+        self.changes.parked[one.parking_key] = (task, one.event.to_json())
+
+    def _block(self, one: Input, task: Task, owner: Owner, reason: BlockReason, problem: str) -> None:
+        blocked = block_task(self._desk.book(owner), task, owner, reason, problem, self._now)
+        self._apply(one.event, owner, blocked)
+
+    def _poison(self, one: Input, error: Exception) -> None:
+        log.error("entry set aside", event=str(one.event.id), type=one.event.type, exc_info=error)
+        self.changes.dead.append((one, f"policy failed on it: {type(error).__name__}: {error}"))
+
+    def _apply(self, cause: Envelope, owner: Owner, decided: Decided) -> None:
+        """Take the events and the book over."""
+        for ordinal, payload in enumerate(decided.events):
+            event = follow(cause, payload, source=SOURCE, now_ms=self._now.now_ms, ordinal=ordinal)
+            self.changes.events.append(event)
+            if isinstance(payload, TaskBlocked):
+                fingerprint = _task_of_event(cause).fingerprint
+                self.changes.ended[payload.task.task_id] = (fingerprint, result_of(event).model_dump_json().encode())
+        before = self._desk.book(owner)
+        for key, old, new in (
+            ((owner.tenant_id, owner.user_id), before.user, decided.book.user),
+            ((owner.tenant_id, None), before.tenant, decided.book.tenant),
+        ):
+            if new is not old:
+                self._desk.accounts[key] = new
+                self.changes.accounts[key] = new
+
+    def _set_hold(self, reservation_id: UUID, hold: Hold | None) -> None:
+        self.changes.holds[reservation_id] = hold
+        if hold is None:
+            self._desk.holds.pop(reservation_id, None)
+        else:
+            self._desk.holds[reservation_id] = hold
+
+
+def owner_of(event: Envelope) -> Owner:
+    """Whose task the event is about. Raises ValueError for an event that does not say."""
+    if event.tenantid is None or event.userid is None:
+        raise ValueError(f"{event.type} {event.id} names no tenant and user")
+    return Owner(event.tenantid, event.userid)
+
+
+def _task_of_event(event: Envelope) -> Task:
+    if isinstance(event.data, TaskSubmitted | DecisionExpired):
+        return event.data.task
+    raise TypeError(f"{event.type} carries no task")
+
+
+def _task_of(one: Input) -> Task:
+    return _task_of_event(one.event)
