@@ -61,7 +61,6 @@ class Histories(RuleBasedStateMachine):
         allowed = data.draw(st.sampled_from(self.live()))
         cost = data.draw(st.integers(0, allowed.reservation.amount))
         world = self.world
-        world.desk.records.clear()
         if how == "success":
             world.succeed(allowed, cost)
         elif how == "cached":
