@@ -1,0 +1,127 @@
+"""One writer a partition, on a real server: atomic commits, fencing, takeover."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import orjson
+import pytest
+from redis.asyncio import Redis
+
+from shared.events.decisions import TaskAllowed
+from shared.events.envelope import follow
+from shared.events.outcomes import TaskSucceeded, Usage
+from shared.streams.lease import Fenced
+from tests.integration.policy.conftest import Bench
+from tests.unit.policy.world import ref
+
+
+async def test_a_task_becomes_a_decision_and_a_record(bench: Bench) -> None:
+    event = bench.submitted()
+    async with bench.writer("one"):
+        await bench.submit(event)
+        (allowed,) = await bench.decisions(1)
+    record = await bench.executor.hgetall(bench.partition.task(event.data.task.task_id))  # type: ignore[attr-defined]
+    assert (record[b"state"], record[b"decision"]) == (b"allowed", str(allowed.id).encode())
+    assert allowed.causationid == event.id
+
+
+async def test_a_blocked_task_has_its_result_at_once(bench: Bench) -> None:
+    event = bench.submitted(kill_switch=True)
+    async with bench.writer("one"):
+        await bench.submit(event)
+        await bench.decisions(1)
+    record = await bench.executor.hgetall(bench.partition.task(event.data.task.task_id))  # type: ignore[attr-defined]
+    result = orjson.loads(record[b"result"])
+    assert (result["status"], result["blocked_reason"]) == ("blocked", "provider_kill_switch")
+    assert await bench.executor.pttl(bench.partition.task(event.data.task.task_id)) > 0  # type: ignore[attr-defined]
+
+
+async def test_an_undecodable_entry_is_set_aside_and_the_rest_flows(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
+    await bench.gateway.xadd(bench.partition.tasks, {"type": "task.submitted", "data": b"\xff not json"})
+    await bench.submit(bench.submitted())
+    async with bench.writer("one"):
+        await bench.decisions(1)
+    letters = await redis_as("operator").xrevrange("skeldir:dead-letters", count=50)
+    (letter,) = [fields for _, fields in letters if fields[b"origin"] == bench.partition.tasks.encode()]
+    assert letter[b"data"] == b"\xff not json" and b"not JSON" in letter[b"reason"]
+
+
+async def test_state_survives_the_writer(bench: Bench) -> None:
+    async with bench.writer("one", monthly_cap_cents=2):
+        await bench.submit(bench.submitted())
+        await bench.decisions(1)
+    async with bench.writer("two", monthly_cap_cents=2):
+        await bench.submit(bench.submitted(), bench.submitted())
+        first, second, third = await bench.decisions(3)
+    assert [event.type for event in (first, second, third)] == ["task.allowed", "task.allowed", "task.blocked"]
+
+
+async def test_what_waits_survives_the_writer(bench: Bench) -> None:
+    async with bench.writer("one", breaker_failure_threshold=1):
+        await bench.submit(bench.submitted(), bench.submitted())
+        (allowed,) = await bench.decisions(1)
+        await _until(lambda: bench.executor.hlen(bench.partition.parked), 1)
+    async with bench.writer("two", breaker_failure_threshold=1):
+        assert isinstance(allowed.data, TaskAllowed)
+        end = TaskSucceeded(
+            task=ref(allowed.data.task),
+            decision_id=allowed.id,
+            was_cached=False,
+            provider_attempted=True,
+            output_text="",
+            usage=Usage(cost=5),
+        )
+        event = follow(allowed, end, source="/skeldir/executor", now_ms=2)
+        for _ in range(2):  # a repeated append must not settle twice
+            await bench.executor.xadd(bench.partition.outcomes, event.to_entry())
+        await bench.decisions(2, "task.allowed")
+        (ended,) = await bench.decisions(1, "reservation.ended")
+    assert await bench.executor.hlen(bench.partition.parked) == 0
+    assert ended.data.settled == 5  # type: ignore[attr-defined]
+
+
+async def test_only_one_of_two_writers_decides(bench: Bench) -> None:
+    events = [bench.submitted() for _ in range(200)]
+    async with bench.writer("one", breaker_failure_threshold=1000), bench.writer("two", breaker_failure_threshold=1000):
+        await bench.submit(*events)
+        decided = await bench.decisions(200)
+    assert sorted(event.causationid for event in decided) == sorted(event.id for event in events)  # type: ignore[type-var]
+
+
+async def test_a_paused_writer_is_fenced_off(bench: Bench) -> None:
+    """It believes in its token; the server knows better."""
+    async with bench.writer("one") as paused:
+        await _until(lambda: _token(paused), 1)
+        stale = paused.token
+        lease = paused._lease
+    await asyncio.sleep(bench.settings.lease_ttl_ms / 1000)  # the lease's own time: nothing to poll for
+    async with bench.writer("two") as successor:
+        await bench.submit(bench.submitted())
+        await bench.decisions(1)
+        assert successor.token > stale
+        with pytest.raises(Fenced):
+            await lease.commit(stale, [("XADD", bench.partition.decisions, "*", "type", "x", "data", "{}")], [])
+    assert len(await bench.executor.xrange(bench.partition.decisions)) == 1
+
+
+async def test_a_lost_connection_in_a_commit_decides_nothing_twice(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
+    admin = redis_as("admin")
+    events = [bench.submitted() for _ in range(300)]
+    async with bench.writer("one", breaker_failure_threshold=1000, batch_size=5):
+        for at in range(0, 300, 10):
+            await bench.submit(*events[at : at + 10])
+            await admin.client_kill_filter(user="policy")
+        decided = await bench.decisions(300)
+    assert sorted(event.causationid for event in decided) == sorted(event.id for event in events)  # type: ignore[type-var]
+
+
+async def _until(read: Callable[[], object], wanted: int) -> None:
+    async with asyncio.timeout(10):
+        while (await read()) < wanted:  # type: ignore[misc]
+            await asyncio.sleep(0.005)
+
+
+async def _token(writer: object) -> int:
+    return int(bool(writer.token))  # type: ignore[attr-defined]
