@@ -1,0 +1,1 @@
+"""The `skeldir` command, the embedded servers, and what starts and watches the services."""

