@@ -1,0 +1,1 @@
+"""Alembic migrations; each version's SQL lies in `sql/<version>/`."""
