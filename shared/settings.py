@@ -25,6 +25,8 @@ class Settings(BaseSettings):
     ledger_host: str = Field("127.0.0.1", description="Address the ledger service listens on.")
     ledger_port: int = Field(8081, ge=0, le=65535, description="Port of the ledger service; 0 takes a free one.")
     policy_port: int = Field(8082, ge=0, le=65535, description="Port of policy's health and metrics; 0 takes a free one.")
+    policy_host: str = Field("127.0.0.1", description="Address of policy's health and metrics.")
+    executor_host: str = Field("127.0.0.1", description="Address of the executor's health and metrics.")
     executor_port: int = Field(8083, ge=0, le=65535, description="Port of the executor's health and metrics.")
     partitions: int = Field(4, ge=1, le=1024, description="Number of partitions. Fixed once the streams hold events.")
 

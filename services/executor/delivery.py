@@ -1,0 +1,60 @@
+"""One decision as it was delivered to this executor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from shared.events.decisions import TaskAllowed
+from shared.events.envelope import Envelope, Payload, derived_id, follow
+from shared.events.tasks import TaskRef
+from shared.partitions import Partition
+
+SOURCE = "/skeldir/executor"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An allowed task, where it came from, and what is needed to answer for it."""
+
+    partition: Partition
+    entry_id: str
+    event: Envelope
+    allowed: TaskAllowed
+    tenant_id: UUID
+    user_id: UUID
+    taken_over: bool = False
+    """It was delivered to another executor first, which has gone silent."""
+
+    @property
+    def decision_id(self) -> UUID:
+        return self.event.id
+
+    @property
+    def ref(self) -> TaskRef:
+        """What later events repeat of the task."""
+        task = self.allowed.task
+        return TaskRef(
+            task_id=task.task_id,
+            request_id=task.request_id,
+            task_type=task.task_type,
+            provider=task.provider,
+            model=task.model,
+        )
+
+    def attempt_id(self, attempt_no: int) -> UUID:
+        """The same for the same attempt, whoever asks."""
+        return derived_id(self.decision_id, "attempt.started", attempt_no)
+
+    def follow(self, payload: Payload, now_ms: int, ordinal: int = 0) -> Envelope:
+        """An event of this executor about the task."""
+        return follow(self.event, payload, source=SOURCE, now_ms=now_ms, ordinal=ordinal)
+
+
+def delivery_of(partition: Partition, entry_id: str, event: Envelope, *, taken_over: bool) -> Delivery | None:
+    """The delivery, or None for an event that is no work. Raises ValueError where it does not say whose it is."""
+    if not isinstance(event.data, TaskAllowed):
+        return None
+    if event.tenantid is None or event.userid is None:
+        raise ValueError(f"{event.type} {event.id} names no tenant and user")
+    return Delivery(partition, entry_id, event, event.data, event.tenantid, event.userid, taken_over)

@@ -1,0 +1,66 @@
+"""What every provider takes, gives and raises."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+Spend = Literal["certain", "none", "uncertain"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call to make."""
+
+    provider: str
+    model: str
+    prompt: dict[str, Any]
+    max_output_tokens: int | None
+    timeout_s: float
+    idempotency_key: str
+    """The same for each attempt of one task, for providers that can tell a repeat by it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back: data, not yet trusted to be storable."""
+
+    output_text: str
+    input_tokens: int
+    output_tokens: int
+    cost: int | None
+    """Nanocents; None where no price is known."""
+    reasoning_trace: Any = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class ProviderFailure(Exception):
+    """A call that gave no answer: whose fault it was, whether it cost anything, and whether another try makes sense."""
+
+    def __init__(
+        self,
+        kind: str,
+        detail: str = "",
+        *,
+        spend: Spend = "none",
+        counts_for_breaker: bool = True,
+        retry: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.spend: Spend = spend
+        self.counts_for_breaker = counts_for_breaker
+        self.retry = retry
+        self.retry_after_s = retry_after_s
+
+
+class Provider(Protocol):
+    """Makes calls. Raises ProviderFailure, and nothing else on purpose."""
+
+    async def call(self, call: Call) -> Answer:
+        """One call, bounded by `call.timeout_s` from outside."""
+
+    async def close(self) -> None:
+        """Let connections go."""

@@ -1,0 +1,160 @@
+"""Ends as they happen: follows every partition's decisions and outcomes, and wakes who waits for a task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from shared.events.registry import EVENTS
+from shared.events.results import END_EVENTS, TaskResult, result_of
+from shared.partitions import Partition, partition_for
+from shared.streams.connection import BLOCK_MS
+from shared.streams.read import Entry, read_after
+
+PAGE = 500
+RETRY_S = 0.1
+# A wait looks at the task's record this often beside being woken: entries may be trimmed while the log is out of reach.
+LOOK_S = 2.0
+MAX_WAITING = 10_000
+MAX_QUEUED_EVENTS = 1000
+
+log = structlog.get_logger(__name__)
+
+_ENDS = frozenset(name.encode() for name in END_EVENTS)
+
+
+class TooManyWait(RuntimeError):
+    """More requests wait than this gateway holds."""
+
+
+class Results:
+    """Who waits for which task, and the readers that wake them."""
+
+    def __init__(self, redis: Redis, partitions: int) -> None:
+        self._redis = redis
+        self._partitions = partitions
+        self._waiting: dict[str, set[asyncio.Future[TaskResult]]] = {}
+        self._watching: dict[str, set[asyncio.Queue[dict[str, Any]]]] = {}
+        self.problems: dict[int, str | None] = dict.fromkeys(range(partitions), "has not read yet")
+
+    def readers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+        """A worker for each partition."""
+        return [partial(self._follow, Partition(number)) for number in range(self._partitions)]
+
+    @asynccontextmanager
+    async def expect(self, task_id: UUID) -> AsyncIterator[asyncio.Future[TaskResult]]:
+        """A future of the task's result; to be entered before the task is submitted."""
+        if len(self._waiting) >= MAX_WAITING:
+            raise TooManyWait(f"{MAX_WAITING} requests wait already")
+        future: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
+        waiting = self._waiting.setdefault(str(task_id), set())
+        waiting.add(future)
+        try:
+            yield future
+        finally:
+            waiting.discard(future)
+            if not waiting:
+                self._waiting.pop(str(task_id), None)
+
+    async def wait(
+        self, tenant_id: UUID, task_id: UUID, future: asyncio.Future[TaskResult], seconds: float
+    ) -> TaskResult | None:
+        """The result, or None when it does not come in time."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            left = deadline - asyncio.get_running_loop().time()
+            done, _ = await asyncio.wait({future}, timeout=max(0.0, min(left, LOOK_S)))
+            if done:
+                return future.result()
+            record = await self.record(tenant_id, task_id)
+            if record is not None and record.get(b"result"):
+                return TaskResult.model_validate_json(record[b"result"])
+            if left <= LOOK_S:
+                return None
+
+    async def record(self, tenant_id: UUID, task_id: UUID) -> dict[bytes, bytes] | None:
+        """The task's record, or None where there is none (any more)."""
+        partition = partition_for(tenant_id, self._partitions)
+        return await self._redis.hgetall(partition.task(task_id)) or None
+
+    @asynccontextmanager
+    async def watch(self, tenant_id: UUID, task_id: UUID) -> AsyncIterator[asyncio.Queue[dict[str, Any]]]:
+        """A queue of the task's events: those still in the log, then each as it happens. One may come twice."""
+        queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_QUEUED_EVENTS)
+        watching = self._watching.setdefault(str(task_id), set())
+        watching.add(queue)
+        try:
+            for event in await self._history(partition_for(tenant_id, self._partitions), str(task_id)):
+                _offer(queue, event)
+            yield queue
+        finally:
+            watching.discard(queue)
+            if not watching:
+                self._watching.pop(str(task_id), None)
+
+    async def _history(self, partition: Partition, subject: str) -> list[dict[str, Any]]:
+        """The task's events among the newest of each stream."""
+        found: list[dict[str, Any]] = []
+        for stream in (partition.tasks, partition.decisions, partition.outcomes):
+            for _, fields in reversed(await self._redis.xrevrange(stream, count=PAGE)):
+                if subject.encode() in fields.get(b"data", b""):
+                    event = orjson.loads(fields[b"data"])
+                    if event.get("subject") == subject:
+                        found.append(event)
+        return sorted(found, key=lambda event: str(event.get("time")))
+
+    async def _follow(self, partition: Partition) -> None:
+        streams = (partition.decisions, partition.outcomes)
+        after: dict[str, str] = {}
+        while True:
+            try:
+                for stream in streams:
+                    if stream not in after:
+                        newest = await self._redis.xrevrange(stream, count=1)
+                        after[stream] = newest[0][0].decode() if newest else "0-0"
+                pages = await read_after(self._redis, after, PAGE, BLOCK_MS)
+                self.problems[partition.number] = None
+            except RedisError as error:
+                self.problems[partition.number] = f"the log cannot be read: {error}"
+                await asyncio.sleep(RETRY_S)
+                continue
+            for stream, page in pages.items():
+                self._dispatch(page)
+                after[stream] = page[-1][0].decode()
+
+    def _dispatch(self, page: list[Entry]) -> None:
+        if not self._waiting and not self._watching:
+            return
+        for _, fields in page:
+            ends = fields.get(b"type") in _ENDS
+            if not ends and not self._watching:
+                continue
+            try:
+                raw = orjson.loads(fields[b"data"])
+                subject = raw["subject"]
+                for queue in self._watching.get(subject, ()):
+                    _offer(queue, raw)
+                if ends and subject in self._waiting:
+                    result = result_of(EVENTS.decode(fields[b"data"]))
+                    for future in self._waiting[subject]:
+                        if not future.done():
+                            future.set_result(result)
+            except (KeyError, ValueError) as error:
+                # Policy and ledger set it aside; here it only must not stop anybody.
+                log.warning("event ignored", problem=str(error))
+
+
+def _offer(queue: asyncio.Queue[dict[str, Any]], event: dict[str, Any]) -> None:
+    """Put it in; who reads too slowly loses the oldest, never the end."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)

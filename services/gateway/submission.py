@@ -1,0 +1,162 @@
+"""From what a producer sent to a task. Pure: validates, names the task, and says clearly what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+from uuid import UUID, uuid5
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from shared.events.control import first_problem
+from shared.events.envelope import Envelope, new
+from shared.events.tasks import Task, TaskSubmitted, TaskType, cache_key_of, fingerprint_of, task_id_of
+from shared.models import resolve
+from shared.money import from_cents
+from shared.settings import Settings
+
+SOURCE = "/skeldir/gateway"
+MAX_SIMULATED_DELAY_MS = 600_000
+
+Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Invalid(ValueError):
+    """The request cannot be a task; the text says what to mend. `too_large` where it is a matter of size."""
+
+    def __init__(self, problem: str, *, too_large: bool = False) -> None:
+        super().__init__(problem)
+        self.too_large = too_large
+
+
+class TaskRequest(BaseModel):
+    """A task as a producer writes it, on the inbox or over HTTP."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    tenant_id: UUID | None = Field(None, description="Taken from the key over HTTP; required on the inbox.")
+    user_id: UUID | None = Field(None, description="Taken from the key where that names a user.")
+    request_id: Name | None = Field(None, description="Your own id: the same id gives the same answer, once.")
+    correlation_id: Name | None = None
+    task_type: TaskType
+    prompt: dict[str, Any]
+    max_cost_cents: float | int | str | None = Field(
+        None, description="The most this may cost; none or 0: the worst case is computed and reserved."
+    )
+
+    @field_validator("max_cost_cents")
+    @classmethod
+    def _amount(cls, value: float | int | str | None) -> float | int | str | None:
+        if value is not None:
+            from_cents(value)
+        return value
+
+    @field_validator("prompt")
+    @classmethod
+    def _understood(cls, prompt: dict[str, Any]) -> dict[str, Any]:
+        _PromptFields.model_validate(prompt)
+        from_cents(prompt.get("simulated_cost_cents", 0))
+        return prompt
+
+
+class _PromptFields(BaseModel):
+    """The prompt's fields that mean something to Skeldir; all others go to the provider as they are."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    cache_enabled: bool = False
+    cache_watermark: Annotated[int, Field(ge=0, le=2**53)] = 0
+    kill_switch: bool = False
+    retry_safe: bool = False
+    messages: list[Any] | None = None
+    simulated_delay_ms: Annotated[float, Field(ge=0, le=MAX_SIMULATED_DELAY_MS)] | int = 0
+    simulated_cost_cents: float | int | str = 0
+
+
+def parse(body: bytes, max_bytes: int, max_depth: int) -> TaskRequest:
+    """The request in a body or an inbox entry. Raises Invalid."""
+    return validate(parse_json(body, max_bytes, max_depth))
+
+
+def parse_json(body: bytes, max_bytes: int, max_depth: int) -> dict[str, Any]:
+    """A JSON object of bounded size and depth. Raises Invalid."""
+    if len(body) > max_bytes:
+        raise Invalid(f"the body has {len(body)} bytes; at most {max_bytes} are taken", too_large=True)
+    try:
+        raw = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Invalid(f"the body is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise Invalid("the body is not a JSON object")
+    if _deeper_than(raw, max_depth):
+        raise Invalid(f"the body is nested deeper than {max_depth} levels")
+    return raw
+
+
+def validate(raw: Mapping[str, Any]) -> TaskRequest:
+    """The request in a JSON object. Raises Invalid with the first problem, in one line."""
+    try:
+        return TaskRequest.model_validate(raw)
+    except ValidationError as error:
+        raise Invalid(first_problem(error)) from error
+
+
+def submission(
+    request: TaskRequest,
+    *,
+    tenant_id: UUID,
+    user_id: UUID,
+    request_id: str,
+    origin: str,
+    now_ms: int,
+    settings: Settings,
+    environ: Mapping[str, str],
+    traceparent: str | None = None,
+) -> Envelope:
+    """The `task.submitted` event of a request. The same request always gives the same event id."""
+    prompt = request.prompt
+    provider, model = resolve(prompt.get("model"), settings, environ)
+    max_cost = from_cents(request.max_cost_cents or 0)
+    task_id = task_id_of(tenant_id, request.task_type, request_id)
+    named = f"{provider}:{model}"
+    cached = prompt.get("cache_enabled", False)
+    body = {"task_type": request.task_type.value, "prompt": prompt, "max_cost": max_cost}
+    fingerprint = fingerprint_of(user_id, body)
+    task = Task(
+        task_id=task_id,
+        request_id=request_id,
+        task_type=request.task_type,
+        provider=provider,
+        model=model,
+        prompt=prompt,
+        fingerprint=fingerprint,
+        max_cost=max_cost,
+        cache_key=cache_key_of(tenant_id, user_id, request.task_type, named, prompt) if cached else None,
+        cache_watermark=prompt.get("cache_watermark", 0),
+        kill_switch=prompt.get("kill_switch", False),
+        retry_safe=prompt.get("retry_safe", False),
+        origin=origin,
+    )
+    return new(
+        TaskSubmitted(task=task),
+        event_id=uuid5(task_id, fingerprint),
+        source=SOURCE,
+        subject=str(task_id),
+        now_ms=now_ms,
+        tenantid=tenant_id,
+        userid=user_id,
+        correlationid=request.correlation_id or request_id,
+        traceparent=traceparent,
+    )
+
+
+def _deeper_than(value: Any, levels: int) -> bool:
+    if levels < 0:
+        return True
+    if isinstance(value, dict):
+        return any(_deeper_than(item, levels - 1) for item in value.values())
+    if isinstance(value, list):
+        return any(_deeper_than(item, levels - 1) for item in value)
+    return False
