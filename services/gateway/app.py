@@ -1,0 +1,41 @@
+"""The gateway's HTTP application."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+from redis.asyncio import Redis
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.gateway.door import Door
+from services.gateway.problems import Problem, respond
+from services.gateway.routes import control, openai, tasks
+from shared.service import Readiness, health_routes
+
+_CODES = {404: "no_such_path", 405: "wrong_method"}
+
+
+def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
+    """All routes, with one way to say what went wrong."""
+    app = FastAPI(
+        title="Skeldir gateway",
+        summary="Governed calls of language models.",
+        version="1",
+        redoc_url=None,
+        routes=list(health_routes(readiness)),
+    )
+    app.include_router(tasks.router(door))
+    app.include_router(openai.router(door))
+    app.include_router(control.router(door, redis))
+
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> Response:
+        return respond(request, error)
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        code = _CODES.get(error.status_code, "http_error")
+        return respond(request, Problem(error.status_code, code, str(error.detail)))
+
+    return app

@@ -1,0 +1,130 @@
+"""What both HTTP doors do: read a body, submit a task, wait for its end."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from redis.exceptions import RedisError
+from starlette.requests import Request
+
+from services.gateway.acceptance import Acceptance, Acceptor
+from services.gateway.auth import Doorkeeper, user_for
+from services.gateway.history import History
+from services.gateway.problems import Problem
+from services.gateway.results import Results, TooManyWait
+from services.gateway.submission import Invalid, TaskRequest, submission
+from shared.clock import Clock
+from shared.control_state import Key
+from shared.events.envelope import Envelope
+from shared.events.results import TaskResult
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A task that is durable, and its result where that has come."""
+
+    task_id: UUID
+    request_id: str
+    event: Envelope
+    result: TaskResult | None
+
+
+class Door:
+    """The services behind the HTTP routes."""
+
+    def __init__(
+        self,
+        keeper: Doorkeeper,
+        acceptor: Acceptor,
+        results: Results,
+        history: History,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
+        self.keeper = keeper
+        self.results = results
+        self.history = history
+        self.settings = settings
+        self.memory_problem: str | None = None
+        self._acceptor = acceptor
+        self._clock = clock
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body. Raises Problem 413 before more than the bound is read."""
+        bound = self.settings.max_body_bytes
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > bound:
+            raise too_large(f"the body has {length} bytes; at most {bound} are taken")
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > bound:
+                raise too_large(f"the body has more than {bound} bytes")
+            parts.append(part)
+        return b"".join(parts)
+
+    async def submit(
+        self, key: Key, task: TaskRequest, *, request_id: str | None, origin: str, wait_s: float, traceparent: str | None
+    ) -> Submitted:
+        """Submit and wait up to `wait_s`. Raises Problem 403, 409, 422, 503."""
+        if task.tenant_id not in (None, key.tenant_id):
+            raise Problem(403, "wrong_tenant", "this key belongs to another tenant")
+        if self.memory_problem:
+            raise Problem(503, "log_full", self.memory_problem, retry_after_s=5)
+        if request_id is not None and task.request_id not in (None, request_id):
+            raise Problem(422, "two_request_ids", "Idempotency-Key and request_id differ; give one of them")
+        try:
+            event = submission(
+                task,
+                tenant_id=key.tenant_id,
+                user_id=user_for(key, task.user_id),
+                request_id=task.request_id or request_id or str(uuid4()),
+                origin=origin,
+                now_ms=self._clock.now_ms(),
+                settings=self.settings,
+                environ=os.environ,
+                traceparent=traceparent,
+            )
+        except Invalid as error:
+            raise Problem(422, "invalid_task", str(error)) from error
+        task_id = UUID(event.subject)
+        try:
+            async with self.results.expect(task_id) as future:
+                acceptance = await self._acceptor.accept(event)
+                result = self._answer(acceptance)
+                if result is None and wait_s > 0:
+                    result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
+        except TooManyWait as error:
+            raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
+        except (RedisError, OSError) as error:
+            problem = "the log cannot be reached: submit it again with the same request id"
+            raise Problem(503, "log_unreachable", problem, retry_after_s=1) from error
+        return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
+
+    @staticmethod
+    def _answer(acceptance: Acceptance) -> TaskResult | None:
+        if acceptance.status == "conflict":
+            raise Problem(409, "idempotency_conflict", "this request id was used with another body or by another user")
+        if acceptance.status == "full":
+            raise Problem(503, "log_full", "the log is full: the services are behind", retry_after_s=5)
+        return acceptance.result
+
+
+def too_large(detail: str) -> Problem:
+    """The problem for a body over the bound."""
+    return Problem(413, "too_large", detail)
+
+
+def wait_of(request: Request, most_s: float) -> float:
+    """Seconds of `Prefer: wait=N` (RFC 7240), at most `most_s`; 0 without it."""
+    for preference in request.headers.get("prefer", "").split(","):
+        name, _, value = preference.strip().partition("=")
+        if name.strip().lower() == "wait":
+            try:
+                return min(max(0.0, float(value.strip().strip('"'))), most_s)
+            except ValueError as error:
+                raise Problem(422, "invalid_prefer", "Prefer: wait takes seconds, as in `wait=10`") from error
+    return 0.0

@@ -1,0 +1,68 @@
+"""Results that are no longer in the log: read from the ledger's tables, as the tenant and user they belong to."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import asyncpg
+
+from shared.events.results import ResultUsage, TaskResult
+
+_QUERY = """
+SELECT id, request_id, correlation_id, task_type, status, block_reason, failure_reason, was_cached, provider_attempted,
+       output_text, provider, model, input_tokens, output_tokens, cost_cents, latency_ms
+FROM llm_api_calls WHERE tenant_id = $1 AND id = $2 AND status <> 'pending'
+"""
+TIMEOUT_S = 5.0
+
+
+class History:
+    """One task's row, under row-level security. Without a database there is no history, and nothing else is missing."""
+
+    def __init__(self, database_url: str | None) -> None:
+        self._url = database_url
+        self._pool: asyncpg.Pool | None = None
+
+    async def result(self, tenant_id: UUID, user_id: UUID, task_id: UUID) -> TaskResult | None:
+        """The result of an ended task. Raises asyncpg.PostgresError or OSError when the database cannot be read."""
+        if self._url is None:
+            return None
+        if self._pool is None:
+            self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S)
+        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+            # Local to the transaction: the next borrower of this connection starts without a tenant.
+            await connection.execute(
+                "SELECT set_config('app.current_tenant_id', $1, true), set_config('app.current_user_id', $2, true)",
+                str(tenant_id),
+                str(user_id),
+            )
+            row = await connection.fetchrow(_QUERY, tenant_id, task_id)
+        return None if row is None else _result(row)
+
+    async def close(self) -> None:
+        if self._pool is not None:
+            await self._pool.close()
+
+
+def _result(row: asyncpg.Record) -> TaskResult:
+    return TaskResult(
+        task_id=row["id"],
+        api_call_id=row["id"],
+        request_id=row["request_id"],
+        correlation_id=row["correlation_id"],
+        task_type=row["task_type"],
+        status=row["status"],
+        blocked_reason=row["block_reason"],
+        failure_reason=row["failure_reason"],
+        was_cached=row["was_cached"],
+        provider_attempted=row["provider_attempted"],
+        output_text=row["output_text"],
+        provider=row["provider"],
+        model=row["model"],
+        usage=ResultUsage(
+            input_tokens=row["input_tokens"],
+            output_tokens=row["output_tokens"],
+            cost_cents=row["cost_cents"],
+            latency_ms=row["latency_ms"],
+        ),
+    )

@@ -1,0 +1,88 @@
+"""The gateway service."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from functools import partial
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.gateway.acceptance import Acceptor
+from services.gateway.app import application
+from services.gateway.auth import Doorkeeper
+from services.gateway.door import Door
+from services.gateway.history import History
+from services.gateway.inbox import ControlCheck, GroupReader, Inbox
+from services.gateway.results import Results
+from shared.clock import ServerClock
+from shared.partitions import CONTROL, INBOX
+from shared.service import run
+from shared.settings import Settings
+from shared.streams.connection import connect
+from shared.streams.consumer_group import ConsumerGroup
+from shared.streams.control_reader import ControlReader
+
+MEMORY_LOOK_S = 1.0
+# Policy and ledger must still be able to write when the door has closed.
+MEMORY_BOUND = 0.85
+
+log = structlog.get_logger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Keep the doors until stopped."""
+    name = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
+    assert settings.redis_url is not None, "the command line checks that"
+    redis = connect(settings.redis_url, client_name=name, max_connections=128)
+    clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
+    acceptor, results = Acceptor(redis, settings), Results(redis, settings.partitions)
+    history = History(settings.database_url)
+    keeper = Doorkeeper(control, clock, settings.rate_limit_per_second)
+    door = Door(keeper, acceptor, results, history, clock, settings)
+    inbox = GroupReader(
+        ConsumerGroup(redis, INBOX, "gateway", name), Inbox(redis, acceptor, clock, settings).handle, settings
+    )
+    orders = GroupReader(
+        ConsumerGroup(redis, CONTROL, "control-check", name), ControlCheck(redis).handle, settings
+    )
+
+    def readiness() -> dict[str, str | None]:
+        return {
+            "control": "the control stream cannot be read" if control.is_stale else None,
+            "inbox": inbox.problem,
+            "orders": orders.problem,
+            "memory": door.memory_problem,
+            **{f"partition {number}": problem for number, problem in results.problems.items()},
+        }
+
+    workers = [
+        control.follow,
+        partial(clock.follow, redis),
+        partial(_watch_memory, redis, door),
+        inbox.run,
+        orders.run,
+        *results.readers(),
+    ]
+    app = application(door, redis, readiness)
+    try:
+        await run("gateway", app, settings.gateway_host, settings.gateway_port, workers, settings)
+    finally:
+        await history.close()
+        await redis.aclose()
+
+
+async def _watch_memory(redis: Redis, door: Door) -> None:
+    """Close the door before the log server runs out of memory: it would then refuse decisions and ends too."""
+    while True:
+        try:
+            memory = await redis.info("memory")
+            bound, used = int(memory.get("maxmemory", 0)), int(memory.get("used_memory", 0))
+            full = bound > 0 and used > bound * MEMORY_BOUND
+            door.memory_problem = "the log server's memory is nearly full: the services are behind" if full else None
+        except RedisError as error:
+            log.debug("memory not known", error=str(error))
+        await asyncio.sleep(MEMORY_LOOK_S)

@@ -1,0 +1,44 @@
+"""`/v1/control`: operators' orders over HTTP."""
+
+from __future__ import annotations
+
+import orjson
+from fastapi import APIRouter
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from services.gateway.door import Door, too_large
+from services.gateway.problems import Problem
+from services.gateway.submission import Invalid, parse_json
+from shared.events.control import CONTROL_EVENTS, InvalidControl, parse_control
+from shared.partitions import CONTROL
+
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CONTROL_EVENTS.json_schema()}}}}
+
+
+def router(door: Door, redis: Redis) -> APIRouter:
+    """The route, bound to its door and the log."""
+    routes = APIRouter(prefix="/v1/control", tags=["control"])
+
+    @routes.post("", openapi_extra=_BODY, status_code=202, summary="Publish a control event")
+    async def publish(request: Request) -> Response:
+        """202 once the order is in the control stream; every service has it within milliseconds."""
+        key = door.keeper.admit(request, "operator")
+        try:
+            raw = parse_json(await door.body(request), door.settings.max_body_bytes, door.settings.max_body_depth)
+            # Who gave the order is not for the order to say.
+            raw["actor"] = f"{raw['actor']} (key {key.key_id})" if raw.get("actor") else f"key {key.key_id}"
+            event = parse_control(orjson.dumps(raw))
+        except Invalid as error:
+            raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_control", str(error))) from error
+        except InvalidControl as error:
+            raise Problem(422, "invalid_control", str(error)) from error
+        try:
+            entry_id = await redis.xadd(CONTROL, {"data": orjson.dumps(raw)})
+        except (RedisError, OSError) as error:
+            raise Problem(503, "log_unreachable", "the log cannot be reached; try again", retry_after_s=1) from error
+        return JSONResponse({"status": "published", "entry_id": entry_id.decode(), "type": event.type}, 202)
+
+    return routes

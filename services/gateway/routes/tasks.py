@@ -1,0 +1,176 @@
+"""`/v1/tasks`: submit a task, look at one, follow its events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from fastapi import APIRouter
+from redis.exceptions import RedisError
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from services.gateway.auth import user_for
+from services.gateway.door import Door, too_large, wait_of
+from services.gateway.problems import Problem
+from services.gateway.submission import Invalid, TaskRequest, parse
+from shared.control_state import Key
+from shared.events.results import END_EVENTS, TaskResult
+
+KEEP_ALIVE_S = 15.0
+
+_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": TaskRequest.model_json_schema()}}}}
+
+
+def router(door: Door) -> APIRouter:
+    """The routes, bound to their door."""
+    routes = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+    @routes.post("", openapi_extra=_BODY, status_code=202, summary="Submit a task")
+    async def submit(request: Request) -> Response:
+        """202 with the task's id; with `Prefer: wait=N` 200 and the result, if it comes within N seconds."""
+        key = door.keeper.admit(request, "producer")
+        task = _parsed(await door.body(request), door)
+        wait_s = wait_of(request, door.settings.max_wait_seconds)
+        submitted = await door.submit(
+            key,
+            task,
+            request_id=_idempotency_key(request),
+            origin="http",
+            wait_s=wait_s,
+            traceparent=request.headers.get("traceparent"),
+        )
+        location = {"Location": f"/v1/tasks/{submitted.task_id}"}
+        if submitted.result is not None and wait_s > 0:
+            return _json(submitted.result.model_dump(mode="json"), 200, location)
+        pending = {
+            "task_id": str(submitted.task_id),
+            "api_call_id": str(submitted.task_id),
+            "request_id": submitted.request_id,
+            "correlation_id": submitted.event.correlationid,
+            "task_type": task.task_type.value,
+        }
+        if submitted.result is not None:
+            return _json(submitted.result.model_dump(mode="json"), 202, location)
+        return _json({**pending, "status": "pending"}, 202, location)
+
+    @routes.get("/{task_id}", summary="The result of a task, or that it is pending")
+    async def show(request: Request, task_id: str) -> Response:
+        """200 with `status: pending`, or the result; 404 for a task that is not the caller's."""
+        key = door.keeper.admit(request)
+        body = await _look(door, key, _task_id(task_id), request.query_params.get("user_id"))
+        return _json(body, 200)
+
+    @routes.get("/{task_id}/events", summary="The events of a task as they happen (SSE)")
+    async def events(request: Request, task_id: str) -> Response:
+        """Each event as `event: <type>`; the stream ends with the event that ends the task."""
+        key = door.keeper.admit(request)
+        identifier = _task_id(task_id)
+        found = await _look(door, key, identifier, request.query_params.get("user_id"))
+        ended = found["status"] != "pending"
+        return StreamingResponse(
+            _events(door, key.tenant_id, identifier, ended=ended),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
+        )
+
+    return routes
+
+
+async def _events(door: Door, tenant_id: UUID, task_id: UUID, *, ended: bool) -> AsyncIterator[bytes]:
+    seen: set[str] = set()
+    async with door.results.watch(tenant_id, task_id) as queue:
+        while True:
+            if ended and queue.empty():
+                return
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    event = await queue.get()
+            except TimeoutError:
+                yield b": still there\n\n"
+                continue
+            if event.get("id") in seen:
+                continue
+            seen.add(str(event.get("id")))
+            shown = {**event, "data": _without_prompt(event.get("data"))}
+            yield b"event: %s\nid: %s\ndata: %s\n\n" % (
+                str(event["type"]).encode(), str(event["id"]).encode(), orjson.dumps(shown),
+            )  # fmt: skip
+            ended = ended or event["type"] in END_EVENTS
+
+
+def _without_prompt(data: Any) -> Any:
+    """An event's payload without the prompt: the producer has it, and nobody else needs it."""
+    if isinstance(data, dict) and isinstance(data.get("task"), dict):
+        return {**data, "task": {name: value for name, value in data["task"].items() if name != "prompt"}}
+    return data
+
+
+async def _look(door: Door, key: Key, task_id: UUID, user: str | None) -> dict[str, Any]:
+    """The task as the key may see it: its user's tasks, or those of its tenant where it names no user."""
+    try:
+        record = await door.results.record(key.tenant_id, task_id)
+    except (RedisError, OSError) as error:
+        raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
+    if record is None:
+        return await _from_history(door, key, task_id, user)
+    if key.user_id is not None and record.get(b"user", b"").decode() != str(key.user_id):
+        raise _unknown(task_id)
+    if record.get(b"result"):
+        return TaskResult.model_validate_json(record[b"result"]).model_dump(mode="json")
+    return {
+        "task_id": str(task_id),
+        "api_call_id": str(task_id),
+        "request_id": record.get(b"request_id", b"").decode(),
+        "correlation_id": record.get(b"correlation_id", b"").decode() or None,
+        "task_type": record.get(b"task_type", b"").decode(),
+        "status": "pending",
+    }
+
+
+async def _from_history(door: Door, key: Key, task_id: UUID, user: str | None) -> dict[str, Any]:
+    if key.user_id is None and user is None:
+        raise _unknown(task_id)
+    try:
+        user_id = user_for(key, UUID(user) if user else None)
+        result = await door.history.result(key.tenant_id, user_id, task_id)
+    except ValueError as error:
+        raise Problem(422, "invalid_user", "user_id is a UUID") from error
+    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        raise Problem(503, "ledger_unreachable", "the ledger cannot be read", retry_after_s=2) from error
+    if result is None:
+        raise _unknown(task_id)
+    return result.model_dump(mode="json")
+
+
+def _unknown(task_id: UUID) -> Problem:
+    return Problem(404, "unknown_task", f"there is no task {task_id} for this key")
+
+
+def _task_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise Problem(422, "invalid_task_id", "a task id is a UUID") from error
+
+
+def _parsed(body: bytes, door: Door) -> TaskRequest:
+    try:
+        return parse(body, door.settings.max_body_bytes, door.settings.max_body_depth)
+    except Invalid as error:
+        raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_task", str(error))) from error
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not 0 < len(key) <= 200:
+        raise Problem(422, "invalid_idempotency_key", "Idempotency-Key has 1 to 200 characters")
+    return key
+
+
+def _json(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")
