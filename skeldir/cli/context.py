@@ -1,0 +1,112 @@
+"""What every command needs: settings, the running system, how to say a problem and how to print."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+from pydantic import ValidationError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from rich.console import Console
+
+from shared.events.control import first_problem
+from shared.settings import Settings
+from shared.streams.connection import connect
+from skeldir import running
+
+T = TypeVar("T")
+
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+class CommandError(Exception):
+    """A problem that the person can mend: one line on standard error, exit code 2."""
+
+
+def load_settings() -> Settings:
+    """The settings. Raises CommandError naming the variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        raise CommandError(f"SKELDIR_{name}: {first['msg']}") from error
+
+
+def find_running(settings: Settings) -> running.Running | None:
+    """The system that `up` runs here, if one does."""
+    return running.find(settings)
+
+
+def redis_url(settings: Settings) -> str:
+    """The configured log server, else that of the running system. Raises CommandError."""
+    if settings.redis_url:
+        return settings.redis_url
+    found = find_running(settings)
+    if found is None:
+        raise CommandError("no system is running here: start `skeldir up`, or set SKELDIR_REDIS_URL")
+    return found.redis_url
+
+
+def database_url(settings: Settings, name: str = "database_url") -> str:
+    """The configured database, else the running system's `name` of the ready file. Raises CommandError."""
+    if name == "admin_database_url" and settings.admin_database_url:
+        return settings.admin_database_url
+    if settings.database_url:
+        return settings.database_url
+    found = find_running(settings)
+    value = getattr(found, name, None) if found else None
+    if not value:
+        raise CommandError("no system is running here: start `skeldir up`, or set SKELDIR_DATABASE_URL")
+    return str(value)
+
+
+def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:
+    """Run `work` with a connection to the log. Raises CommandError when the server cannot be reached."""
+    settings = load_settings()
+    url = redis_url(settings)
+
+    async def connected() -> T:
+        redis = connect(url, client_name=f"skeldir-cli-{getpass.getuser()}")
+        try:
+            return await work(redis, settings)
+        except RedisError as error:
+            raise CommandError(f"the log cannot be reached: {error}") from error
+        finally:
+            await redis.aclose()
+
+    return asyncio.run(connected())
+
+
+def actor() -> str:
+    """Who gives an order from this terminal."""
+    return getpass.getuser()
+
+
+def uuid(value: str | None, name: str) -> UUID | None:
+    """A UUID option. Raises CommandError."""
+    if value is None:
+        return None
+    try:
+        return UUID(value)
+    except ValueError as error:
+        raise CommandError(f"{name} is a UUID, not {value!r}") from error
+
+
+def problem_of(error: ValidationError) -> CommandError:
+    """A validation error as one line."""
+    return CommandError(first_problem(error))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    typer.echo(json.dumps(value, default=str))

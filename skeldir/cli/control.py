@@ -1,0 +1,163 @@
+"""`kill-switch` and `shutoff`: orders, published to the control stream."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import orjson
+import typer
+from redis.asyncio import Redis
+from rich.table import Table
+
+from shared.control_state import ControlState
+from shared.events.control import InvalidControl, parse_control
+from shared.partitions import CONTROL
+from shared.settings import Settings
+from shared.streams.control_reader import ControlReader
+from skeldir.cli.context import CommandError, Json, actor, out, print_json, uuid, with_redis
+
+kill_switch = typer.Typer(help="Stop calls, everywhere or in a scope.", no_args_is_help=True)
+shutoff = typer.Typer(help="Shut one user off for a while.", no_args_is_help=True)
+
+Tenant = Annotated[str | None, typer.Option(help="A tenant's id.")]
+User = Annotated[str | None, typer.Option(help="A user's id, within the tenant.")]
+Provider = Annotated[str | None, typer.Option(help="A provider, as `openai`.")]
+Model = Annotated[str | None, typer.Option(help="A model, as `gpt-4o-mini` or `openai:gpt-4o-mini`.")]
+TaskType = Annotated[str | None, typer.Option(help="A task type, as `route`.")]
+Reason = Annotated[str, typer.Option(help="Why; it is recorded and shown.")]
+
+
+@kill_switch.command()
+def engage(
+    reason: Reason,
+    tenant: Tenant = None,
+    user: User = None,
+    provider: Provider = None,
+    model: Model = None,
+    task_type: TaskType = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Ends by itself after so long.")] = None,
+    as_json: Json = False,
+) -> None:
+    """No call starts in this scope from now on. Without a scope: none at all."""
+    until = (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat() if minutes is not None else None
+    scope = _scope(tenant, user, provider, model, task_type)
+    event = {"type": "kill_switch.engaged", "scope": scope, "reason": reason}
+    publish({**event, "until": until} if until else event, as_json)
+
+
+@kill_switch.command()
+def release(
+    reason: Reason,
+    tenant: Tenant = None,
+    user: User = None,
+    provider: Provider = None,
+    model: Model = None,
+    task_type: TaskType = None,
+    as_json: Json = False,
+) -> None:
+    """End the switch that was engaged with exactly this scope."""
+    scope = _scope(tenant, user, provider, model, task_type)
+    publish({"type": "kill_switch.released", "scope": scope, "reason": reason}, as_json)
+
+
+@kill_switch.command()
+def status(as_json: Json = False) -> None:
+    """The switches that are engaged: scope, reason, since when, and who."""
+    state = with_redis(control_state)
+    rows = [
+        {
+            "scope": switch.scope.model_dump(mode="json", exclude_none=True),
+            "reason": switch.reason,
+            "actor": switch.actor,
+            "since": _time(switch.since_ms),
+            "until": _time(switch.until_ms),
+        }
+        for switch in state.switches.values()
+        if switch.until_ms is None or switch.until_ms > datetime.now(UTC).timestamp() * 1000
+    ]
+    if as_json:
+        print_json({"engaged": bool(rows), "switches": rows})
+        return
+    if not rows:
+        out.print("no kill switch is engaged")
+        return
+    table = Table("scope", "reason", "who", "since", "until")
+    for row in rows:
+        scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "everything"  # type: ignore[union-attr]
+        table.add_row(scope, row["reason"], row["actor"], row["since"], row["until"])  # type: ignore[arg-type]
+    out.print(table)
+
+
+@shutoff.command("engage")
+def shutoff_engage(
+    reason: Reason,
+    tenant: Annotated[str, typer.Option(help="The tenant's id.")],
+    user: Annotated[str, typer.Option(help="The user's id.")],
+    minutes: Annotated[float | None, typer.Option(help="How long; without it until the clock hour ends.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Block one user's tasks, with this reason."""
+    event: dict[str, Any] = {"type": "shutoff.engaged", "scope": _scope(tenant, user), "reason": reason}
+    publish({**event, "minutes": minutes} if minutes is not None else event, as_json)
+
+
+@shutoff.command("release")
+def shutoff_release(
+    tenant: Annotated[str, typer.Option(help="The tenant's id.")],
+    user: Annotated[str, typer.Option(help="The user's id.")],
+    reason: Reason = "released",
+    as_json: Json = False,
+) -> None:
+    """End a manual shutoff."""
+    publish({"type": "shutoff.released", "scope": _scope(tenant, user), "reason": reason}, as_json)
+
+
+def publish(event: dict[str, Any], as_json: bool) -> None:
+    """Check an order, append it, and say so. Raises CommandError for one that cannot be applied."""
+    data = orjson.dumps({**event, "actor": actor()})
+    try:
+        parse_control(data)
+    except InvalidControl as error:
+        raise CommandError(str(error)) from error
+
+    async def append(redis: Redis, _: Settings) -> str:
+        entry_id: bytes = await redis.xadd(CONTROL, {"data": data})
+        return entry_id.decode()
+
+    entry_id = with_redis(append)
+    if as_json:
+        print_json({"status": "published", "entry_id": entry_id, **orjson.loads(data)})
+        return
+    scope = " ".join(f"{name}={value}" for name, value in event["scope"].items()) or "everything"
+    out.print(f"[bold]{event['type']}[/bold] {scope} [dim](entry {entry_id})[/dim]")
+
+
+async def control_state(redis: Redis, settings: Settings) -> ControlState:
+    """The fold of the control stream as it is now."""
+    reader = ControlReader(redis, settings.control_staleness_ms)
+    await reader.catch_up()
+    return reader.state
+
+
+def _scope(
+    tenant: str | None,
+    user: str | None,
+    provider: str | None = None,
+    model: str | None = None,
+    task_type: str | None = None,
+) -> dict[str, str]:
+    found = {
+        "tenant_id": uuid(tenant, "--tenant"),
+        "user_id": uuid(user, "--user"),
+        "provider": provider,
+        "model": model,
+        "task_type": task_type,
+    }
+    return {name: str(value) for name, value in found.items() if value is not None}
+
+
+def _time(moment_ms: int | None) -> str:
+    if moment_ms is None:
+        return ""
+    return datetime.fromtimestamp(moment_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,125 @@
+"""`up`, `serve`, `migrate`."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import sqlalchemy.exc
+import typer
+import uvloop
+from alembic.util import CommandError as AlembicError
+from rich.panel import Panel
+from rich.table import Table
+
+from services.ledger import migrate as migrations
+from shared.service import configure_logs
+from shared.settings import Settings
+from skeldir.cli.context import CommandError, database_url, load_settings, out
+from skeldir.embedded.process import ServerFailed
+from skeldir.running import Running
+from skeldir.up import System, UpFailed
+
+
+class Service(StrEnum):
+    """The services."""
+
+    GATEWAY = "gateway"
+    POLICY = "policy"
+    EXECUTOR = "executor"
+    LEDGER = "ledger"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(up)
+    app.command()(serve)
+    app.command()(migrate)
+
+
+def up(
+    data: Annotated[Path | None, typer.Option(help="Where state is kept between runs.")] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once everything is ready.")] = None,
+) -> None:
+    """Embedded servers (or yours) and all services, until Ctrl-C."""
+    settings = load_settings()
+    system = System(settings, data or settings.data_dir, ready_file, lambda line: out.print(f"[dim]{line}[/dim]"))
+    asyncio.run(_up(system))
+
+
+async def _up(system: System) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        starting = asyncio.create_task(system.start())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            _show(starting.result())
+            await system.watch(stop)
+        else:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        stopping.cancel()
+    except (UpFailed, ServerFailed, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise CommandError(str(error)) from error
+    finally:
+        out.print("[dim]stopping[/dim]")
+        await system.stop()
+
+
+def _show(facts: Running) -> None:
+    table = Table.grid(padding=(0, 2))
+    table.add_row("gateway", facts.gateway_url)
+    table.add_row("", f"{facts.gateway_url}/docs")
+    table.add_row("ledger", facts.ledger_url)
+    table.add_row("tenant", str(facts.tenant_id))
+    table.add_row("user", str(facts.user_id))
+    table.add_row("key", facts.api_key)
+    table.add_row("operator key", facts.operator_key)
+    table.add_row("psql", facts.database_url)
+    out.print(Panel(table, title="Skeldir is up", subtitle="Ctrl-C stops it", expand=False))
+
+
+def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> None:
+    """One service against configured servers."""
+    settings = load_settings()
+    if settings.redis_url is None:
+        raise CommandError("set SKELDIR_REDIS_URL: a service runs against configured servers (`skeldir up` brings its own)")
+    if service is Service.LEDGER and settings.database_url is None:
+        raise CommandError("set SKELDIR_DATABASE_URL: the ledger writes to PostgreSQL")
+    configure_logs(settings.log_level)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(service, settings))
+
+
+async def _serve(service: Service, settings: Settings) -> None:
+    match service:
+        case Service.GATEWAY:
+            from services.gateway.main import serve as run
+        case Service.POLICY:
+            from services.policy.main import serve as run
+        case Service.EXECUTOR:
+            from services.executor.main import serve as run
+        case Service.LEDGER:
+            from services.ledger.main import serve as run
+    await run(settings)
+
+
+def migrate(
+    down: Annotated[str | None, typer.Option(help="Go back to this revision; `base` removes everything.")] = None,
+) -> None:
+    """Bring the database to this release's schema, as the owner role."""
+    url = database_url(load_settings(), "admin_database_url")
+    try:
+        if down is None:
+            migrations.upgrade(url)
+        else:
+            migrations.downgrade(url, down)
+    except (AlembicError, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise CommandError(f"migration failed: {error}") from error
+    out.print(f"the database is at revision {down or migrations.newest()}")

@@ -1,0 +1,132 @@
+"""`submit`: one task, over HTTP where a gateway and a key are known, else by the inbox."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import httpx
+import orjson
+import typer
+from redis.asyncio import Redis
+from rich.table import Table
+
+from services.gateway.submission import Invalid, parse
+from shared.events.results import TaskResult
+from shared.events.tasks import task_id_of
+from shared.partitions import INBOX, partition_for
+from shared.settings import Settings
+from skeldir.cli.context import CommandError, Json, find_running, load_settings, out, print_json, uuid, with_redis
+
+LOOK_S = 0.05
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(submit)
+
+
+def submit(
+    task_type: Annotated[str, typer.Argument(metavar="TYPE", help="route, explanation, investigation, ...")],
+    prompt: Annotated[str, typer.Option(help="A JSON object, or @FILE.")],
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result.")] = 0.0,
+    request_id: Annotated[str | None, typer.Option(help="Your own id; the same id gives the same answer.")] = None,
+    max_cost_cents: Annotated[str | None, typer.Option(help="The most it may cost.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="The tenant (inbox only: a key names its own).")] = None,
+    user: Annotated[str | None, typer.Option(help="The user, where the key names none.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Submit one task. Exit 0 for a success or a pending task, 1 for a blocked or failed one."""
+    settings = load_settings()
+    task: dict[str, Any] = {"task_type": task_type, "prompt": _prompt(prompt), "request_id": request_id or str(uuid4())}
+    for name, value in (("max_cost_cents", max_cost_cents), ("user_id", user and str(uuid(user, "--user")))):
+        if value is not None:
+            task[name] = value
+    body = orjson.dumps(task)
+    try:
+        parse(body, settings.max_body_bytes, settings.max_body_depth)
+    except Invalid as error:
+        raise CommandError(str(error)) from error
+    found = find_running(settings) if not settings.redis_url else None
+    url = settings.gateway_url or (found.gateway_url if found else None)
+    key = settings.api_key.get_secret_value() if settings.api_key else (found.api_key if found else None)
+    result = _over_http(url, key, body, wait) if url and key else _by_inbox(task, tenant, wait)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+    raise typer.Exit(1 if result["status"] in ("blocked", "failed") else 0)
+
+
+def _over_http(url: str, key: str, body: bytes, wait: float) -> dict[str, Any]:
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    if wait:
+        headers["Prefer"] = f"wait={wait:g}"
+    try:
+        reply = httpx.post(f"{url}/v1/tasks", content=body, headers=headers, timeout=wait + 10, trust_env=False)
+    except httpx.HTTPError as error:
+        raise CommandError(f"the gateway at {url} cannot be reached: {error}") from error
+    if reply.status_code >= 400:
+        problem = reply.json() if "json" in reply.headers.get("content-type", "") else {}
+        raise CommandError(f"{problem.get('code', reply.status_code)}: {problem.get('detail', reply.text[:200])}")
+    answer: dict[str, Any] = reply.json()
+    return answer
+
+
+def _by_inbox(task: dict[str, Any], tenant: str | None, wait: float) -> dict[str, Any]:
+    tenant_id = uuid(tenant, "--tenant")
+    if tenant_id is None or "user_id" not in task:
+        raise CommandError("without a gateway key the task goes to the inbox: give --tenant and --user")
+
+    async def append(redis: Redis, settings: Settings) -> dict[str, Any]:
+        await redis.xadd(INBOX, {"data": orjson.dumps({**task, "tenant_id": str(tenant_id)})})
+        request = parse(orjson.dumps(task), settings.max_body_bytes, settings.max_body_depth)
+        task_id = task_id_of(tenant_id, request.task_type, task["request_id"])
+        result = await _await_result(redis, settings, tenant_id, task_id, wait) if wait else None
+        if result is not None:
+            return result.model_dump(mode="json")
+        return {"task_id": str(task_id), "request_id": task["request_id"], "status": "pending"}
+
+    return with_redis(append)
+
+
+async def _await_result(
+    redis: Redis, settings: Settings, tenant_id: UUID, task_id: UUID, wait: float
+) -> TaskResult | None:
+
+
+    record = partition_for(tenant_id, settings.partitions).task(task_id)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    while loop.time() < deadline:
+        stored = await redis.hget(record, "result")
+        if stored:
+            return TaskResult.model_validate_json(stored)
+        await asyncio.sleep(LOOK_S)
+    return None
+
+
+def _prompt(text: str) -> dict[str, Any]:
+    try:
+        source = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
+        prompt = orjson.loads(source)
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise CommandError(f"--prompt is a JSON object, or @FILE: {error}") from error
+    if not isinstance(prompt, dict):
+        raise CommandError("--prompt is a JSON object")
+    return prompt
+
+
+def _show(result: dict[str, Any]) -> None:
+    table = Table.grid(padding=(0, 2))
+    for name, value in result.items():
+        if name == "usage":
+            for part, amount in value.items():
+                table.add_row(part, str(amount))
+        elif value not in (None, ""):
+            table.add_row(name, str(value))
+    out.print(table)
+
+

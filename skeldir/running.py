@@ -1,0 +1,70 @@
+"""The system that `skeldir up` runs here: what its ready file says, and how a command finds it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from uuid import UUID
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict
+
+from shared.settings import Settings
+from skeldir.embedded.process import write_private
+
+READY = "ready.json"
+
+
+class Running(BaseModel):
+    """The ready file. It holds credentials, so only its owner may read it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    gateway_url: str
+    ledger_url: str
+    redis_url: str
+    database_url: str
+    admin_database_url: str
+    api_key: str
+    operator_key: str
+    tenant_id: UUID
+    user_id: UUID
+    pids: dict[str, int]
+    supervisor_pid: int
+    data_dir: str
+    ledger_database_url: str | None = None
+
+
+def write(running: Running, *files: Path) -> None:
+    """Write it, each file in one step."""
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_private(file, running.model_dump_json(indent=1) + "\n")
+
+
+def find(settings: Settings) -> Running | None:
+    """The running system: of the data directory, else the last one that this user started on this machine."""
+    for file in (settings.data_dir / READY, pointer()):
+        try:
+            running = Running.model_validate(json.loads(file.read_text()))
+        except (OSError, ValueError):
+            continue
+        if _alive(running.supervisor_pid):
+            return running
+    return None
+
+
+def pointer() -> Path:
+    """Where `up` leaves word of itself for commands that run in another folder."""
+    return Path(platformdirs.user_cache_dir("skeldir")) / READY
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

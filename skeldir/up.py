@@ -1,0 +1,271 @@
+"""`skeldir up`: servers, migrations and the four services as processes, watched, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import httpx
+
+from services.ledger import migrate
+from shared.settings import Settings
+from shared.streams.connection import connect
+from shared.streams.control_reader import ControlReader
+from skeldir import running
+from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
+from skeldir.embedded.process import free_port, write_private
+from skeldir.keys import publish_key, sha256_of
+
+SERVICES = ("gateway", "policy", "executor", "ledger")
+READY_S = 30.0
+STOP_S = 12.0
+WATCH_S = 0.1
+FIRST_BACKOFF_S = 0.1
+MOST_BACKOFF_S = 5.0
+HEALTHY_AFTER_S = 10.0
+
+Say = Callable[[str], None]
+
+
+class UpFailed(RuntimeError):
+    """The system did not come up; the text says what to look at."""
+
+
+@dataclass
+class Child:
+    """One service process, and when it may be started again."""
+
+    name: str
+    environment: dict[str, str]
+    log: Path
+    process: asyncio.subprocess.Process | None = None
+    started_at: float = 0.0
+    backoff_s: float = FIRST_BACKOFF_S
+    start_after: float = 0.0
+
+    async def start(self) -> None:
+        """Start the process; its log is appended to."""
+        with self.log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "skeldir", "serve", self.name,
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, start_new_session=True,
+            )  # fmt: skip
+        self.started_at = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process and self.process.returncode is None else 0
+
+
+@dataclass
+class System:
+    """What `up` runs."""
+
+    settings: Settings
+    data_dir: Path
+    ready_file: Path | None
+    say: Say
+    valkey: EmbeddedValkey | None = None
+    postgres: EmbeddedPostgres | None = None
+    children: dict[str, Child] = field(default_factory=dict)
+    ports: dict[str, int] = field(default_factory=dict)
+    facts: running.Running | None = None
+
+    async def start(self) -> running.Running:
+        """Bring everything up. Raises UpFailed."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        (self.data_dir / "logs").mkdir(exist_ok=True)
+        await asyncio.to_thread(self._start_servers)
+        self.say("servers are up")
+        await asyncio.to_thread(migrate.upgrade, self._database("skeldir_owner", self.settings.admin_database_url))
+        self.say("database is migrated")
+        identity = await self._identity()
+        for name in SERVICES:
+            wanted = getattr(self.settings, f"{name}_port")
+            self.ports[name] = wanted if wanted and _is_free(wanted) else free_port()
+            child = Child(name, self._environment(name), self.data_dir / "logs" / f"{name}.log")
+            self.children[name] = child
+            await child.start()
+        self.facts = self._facts(identity)
+        await self._until_ready()
+        self._publish()
+        return self.facts
+
+    async def watch(self, stop: asyncio.Event) -> None:
+        """Start again what dies, until `stop` is set."""
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await stop.wait()
+            await self._revive_servers()
+            for child in self.children.values():
+                await self._revive(child)
+
+    async def stop(self) -> None:
+        """Stop services, then servers."""
+        for child in self.children.values():
+            if child.pid:
+                child.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+        await asyncio.gather(*(self._end(child) for child in self.children.values()))
+        for server in (self.postgres, self.valkey):
+            if server is not None:
+                await asyncio.to_thread(server.stop)
+        for file in (self.data_dir / running.READY, running.pointer()):
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads(file.read_text()).get("supervisor_pid") == os.getpid():
+                    file.unlink()
+
+    def _start_servers(self) -> None:
+        if self.settings.redis_url is None:
+            self.valkey = EmbeddedValkey(self.data_dir, durability=self.settings.durability)
+            self.valkey.start()
+        if self.settings.database_url is None:
+            self.postgres = EmbeddedPostgres(self.data_dir)
+            self.postgres.start()
+
+    def _redis(self, role: str) -> str:
+        if self.valkey is not None:
+            return self.valkey.url(role)
+        assert self.settings.redis_url is not None
+        return self.settings.redis_url
+
+    def _database(self, role: str, configured: str | None = None) -> str:
+        if self.postgres is not None:
+            return self.postgres.url(role)
+        assert self.settings.database_url is not None
+        return configured or self.settings.database_url
+
+    def _environment(self, name: str) -> dict[str, str]:
+        """A service's environment: its own role on both servers, its port, and whose child it is."""
+        database = {"gateway": "app_user", "ledger": "skeldir_ledger"}.get(name)
+        found = {
+            **os.environ,
+            "SKELDIR_REDIS_URL": self._redis(name),
+            f"SKELDIR_{name.upper()}_PORT": str(self.ports[name]),
+            "SKELDIR_OWNER_PID": str(os.getpid()),
+        }
+        found.pop("SKELDIR_ADMIN_DATABASE_URL", None)
+        found.pop("SKELDIR_DATABASE_URL", None)
+        if database is not None:
+            found["SKELDIR_DATABASE_URL"] = self._database(database)
+        return found
+
+    async def _identity(self) -> dict[str, str]:
+        """The first tenant, user and keys: made once, kept in the data directory."""
+        file = self.data_dir / "identity.json"
+        if file.exists():
+            identity: dict[str, str] = json.loads(file.read_text())
+        else:
+            identity = {
+                "tenant_id": str(uuid4()),
+                "user_id": str(uuid4()),
+                "api_key": f"sk-skeldir-{secrets.token_urlsafe(32)}",
+                "operator_key": f"sk-skeldir-{secrets.token_urlsafe(32)}",
+            }
+            write_private(file, json.dumps(identity, indent=1))
+        redis = connect(self._redis("admin"), client_name="skeldir-up")
+        try:
+            control = ControlReader(redis, self.settings.control_staleness_ms)
+            await control.catch_up()
+            tenant, user = UUID(identity["tenant_id"]), UUID(identity["user_id"])
+            for name, role, of_user in (("api_key", "producer", user), ("operator_key", "operator", None)):
+                if sha256_of(identity[name]) not in control.state.keys:
+                    await publish_key(redis, identity[name], tenant, of_user, role, actor="skeldir up")
+        finally:
+            await redis.aclose()
+        return identity
+
+    def _facts(self, identity: dict[str, str]) -> running.Running:
+        return running.Running(
+            gateway_url=f"http://{self.settings.gateway_host}:{self.ports['gateway']}",
+            ledger_url=f"http://{self.settings.ledger_host}:{self.ports['ledger']}",
+            redis_url=self._redis("admin"),
+            database_url=self._database("app_user"),
+            admin_database_url=self._database("postgres", self.settings.admin_database_url),
+            ledger_database_url=self._database("skeldir_ledger"),
+            pids={name: child.pid for name, child in self.children.items()},
+            supervisor_pid=os.getpid(),
+            data_dir=str(self.data_dir.resolve()),
+            **identity,  # type: ignore[arg-type]
+        )
+
+    async def _until_ready(self) -> None:
+        deadline = time.monotonic() + READY_S
+        waiting = dict.fromkeys(SERVICES, "does not answer")
+        async with httpx.AsyncClient(timeout=2, trust_env=False) as client:
+            while waiting:
+                for name in list(waiting):
+                    child = self.children[name]
+                    if not child.pid:
+                        raise UpFailed(f"{name} ended while it started; see {child.log}")
+                    with contextlib.suppress(httpx.HTTPError):
+                        host = getattr(self.settings, f"{name}_host")
+                        reply = await client.get(f"http://{host}:{self.ports[name]}/readyz")
+                        if reply.status_code == 200:
+                            del waiting[name]
+                            self.say(f"{name} is ready")
+                            continue
+                        waiting[name] = reply.text
+                if waiting and time.monotonic() > deadline:
+                    name, problem = next(iter(waiting.items()))
+                    raise UpFailed(f"{name} is not ready after {READY_S:.0f} s: {problem}; see {self.children[name].log}")
+                await asyncio.sleep(0.02)
+
+    def _publish(self) -> None:
+        """Write the ready file, with the process ids of now."""
+        assert self.facts is not None
+        self.facts.pids = {name: child.pid for name, child in self.children.items()}
+        files = [self.data_dir / running.READY, running.pointer()]
+        running.write(self.facts, *files, *([self.ready_file] if self.ready_file else []))
+
+    async def _revive_servers(self) -> None:
+        for name, server in (("Valkey", self.valkey), ("PostgreSQL", self.postgres)):
+            if server is not None and not server.running:
+                self.say(f"{name} ended; it is started again")
+                await asyncio.to_thread(server.start)
+
+    async def _revive(self, child: Child) -> None:
+        now = time.monotonic()
+        if child.pid:
+            return
+        if not child.start_after:
+            if now - child.started_at > HEALTHY_AFTER_S:
+                child.backoff_s = FIRST_BACKOFF_S
+            child.start_after = now + child.backoff_s
+            child.backoff_s = min(MOST_BACKOFF_S, child.backoff_s * 2)
+            self.say(f"{child.name} ended; it is started again")
+        if now >= child.start_after:
+            child.start_after = 0.0
+            await child.start()
+            self._publish()
+
+    async def _end(self, child: Child) -> None:
+        if child.process is None:
+            return
+        try:
+            async with asyncio.timeout(STOP_S):
+                await child.process.wait()
+        except TimeoutError:
+            child.process.kill()
+            await child.process.wait()
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True

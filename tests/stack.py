@@ -1,0 +1,161 @@
+"""A running Skeldir, seen from outside: its ready file, its doors, its tables, and its processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import httpx
+import psycopg
+import redis
+from psycopg.rows import dict_row
+
+T = TypeVar("T")
+
+START_S = 60.0
+STOP_S = 30.0
+
+
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 15.0) -> T:
+    """The first value of `look` that is neither None nor False."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found is not None and found is not False:
+            return found
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.02)
+
+
+class Stack:
+    """`skeldir up` in a process of its own."""
+
+    def __init__(self, directory: Path, environment: dict[str, str] | None = None) -> None:
+        self.directory = directory
+        self._environment = environment or {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client = httpx.Client(trust_env=False, timeout=60)
+
+    def __enter__(self) -> Stack:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._client.close()
+        self.stop()
+
+    @property
+    def data(self) -> Path:
+        return self.directory / "data"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a person's shell would have: nothing of ours but what the test sets."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SKELDIR_", "OPENAI_"))}
+        ports = {f"SKELDIR_{name}_PORT": "0" for name in ("GATEWAY", "POLICY", "EXECUTOR", "LEDGER")}
+        return {**clean, **ports, "SKELDIR_DATA_DIR": str(self.data), **self._environment}
+
+    def start(self) -> None:
+        """Start it and wait for the ready file."""
+        ready = self.directory / "ready.json"
+        ready.unlink(missing_ok=True)
+        log = (self.directory / "up.log").open("ab")
+        command = [sys.executable, "-m", "skeldir", "up", "--data", str(self.data), "--ready-file", str(ready)]
+        self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self.environment, start_new_session=True)
+        log.close()
+        process = self._process
+
+        def is_ready() -> bool:
+            assert process.poll() is None, self.logs()
+            return ready.exists()
+
+        eventually(is_ready, "the ready file", START_S)
+
+    def stop(self) -> None:
+        """Ctrl-C."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+            self._process.wait(STOP_S)
+
+    def kill(self) -> None:
+        """kill -9 of `up` itself."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def logs(self) -> str:
+        """What it and its services said, the end of it."""
+        files = [self.directory / "up.log", *sorted((self.data / "logs").glob("*.log"))]
+        return "\n".join(f"== {file.name}\n{file.read_text()[-3000:]}" for file in files if file.exists())
+
+    @property
+    def ready(self) -> dict[str, Any]:
+        """The ready file, as it is now."""
+        found: dict[str, Any] = json.loads((self.directory / "ready.json").read_text())
+        return found
+
+    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a `skeldir` command as a person does."""
+        command = [sys.executable, "-m", "skeldir", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=60, check=False)
+        assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def post(self, path: str, body: Any, *, key: str | None = None, **headers: str) -> httpx.Response:
+        """POST to the gateway with the producer's key, or another."""
+        sent = {"Authorization": f"Bearer {key or self.ready['api_key']}"}
+        sent |= {name.replace("_", "-"): value for name, value in headers.items()}
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self._client.post(f"{self.ready['gateway_url']}{path}", content=content, headers=sent)
+
+    def get(self, path: str, *, key: str | None = None, base: str = "gateway_url") -> httpx.Response:
+        """GET from the gateway (or the ledger)."""
+        headers = {"Authorization": f"Bearer {key or self.ready['api_key']}"}
+        return self._client.get(f"{self.ready[base]}{path}", headers=headers)
+
+    def run(self, task_type: str = "route", *, key: str | None = None, **fields: Any) -> dict[str, Any]:
+        """Submit a task on the stub and wait for its end."""
+        prompt = fields.pop("prompt", {})
+        body = {"task_type": task_type, "request_id": fields.pop("request_id", str(uuid4())), **fields}
+        reply = self.post("/v1/tasks", {**body, "prompt": prompt}, key=key, Prefer="wait=30")
+        assert reply.status_code == 200, reply.text
+        result: dict[str, Any] = reply.json()
+        return result
+
+    def key(self, tenant: str, user: str | None = None, role: str = "producer") -> str:
+        """A new key, usable at once."""
+        arguments = ["key", "create", "--tenant", tenant, "--role", role, "--json"]
+        made = json.loads(self.cli(*arguments, *(["--user", user] if user else [])).stdout)
+        secret: str = made["key"]
+        eventually(lambda: self.get("/v1/models", key=secret).status_code == 200, "the key is known")
+        return secret
+
+    def redis(self) -> redis.Redis:
+        """The log, as its administrator."""
+        return redis.Redis.from_url(self.ready["redis_url"])
+
+    def rows(self, query: str, tenant: str | None, user: str | None, url: str = "database_url") -> list[dict[str, Any]]:
+        """A query as app_user with the two settings, as `psql` would."""
+        with psycopg.connect(self.ready[url], row_factory=dict_row) as connection:
+            for name, value in (("app.current_tenant_id", tenant), ("app.current_user_id", user)):
+                if value is not None:
+                    connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+            return connection.execute(query.encode()).fetchall()
+
+    def call(self, result: dict[str, Any], tenant: str | None = None, user: str | None = None) -> dict[str, Any]:
+        """The task's ledger row, once it has ended there."""
+        tenant, user = tenant or self.ready["tenant_id"], user or self.ready["user_id"]
+        query = f"SELECT * FROM llm_api_calls WHERE id = '{result['task_id']}' AND status <> 'pending'"
+        return eventually(lambda: next(iter(self.rows(query, tenant, user)), None), "the ledger row")
