@@ -24,7 +24,9 @@ class Settings(BaseSettings):
     gateway_port: int = Field(8080, ge=0, le=65535, description="Port of the gateway; 0 takes a free one.")
     ledger_host: str = Field("127.0.0.1", description="Address the ledger service listens on.")
     ledger_port: int = Field(8081, ge=0, le=65535, description="Port of the ledger service; 0 takes a free one.")
-    policy_port: int = Field(8082, ge=0, le=65535, description="Port of policy's health and metrics; 0 takes a free one.")
+    policy_port: int = Field(
+        8082, ge=0, le=65535, description="Port of policy's health and metrics; 0 takes a free one."
+    )
     policy_host: str = Field("127.0.0.1", description="Address of policy's health and metrics.")
     executor_host: str = Field("127.0.0.1", description="Address of the executor's health and metrics.")
     executor_port: int = Field(8083, ge=0, le=65535, description="Port of the executor's health and metrics.")
@@ -38,12 +40,16 @@ class Settings(BaseSettings):
     breaker_open_seconds: float = Field(300, gt=0, description="How long a breaker stays open before it probes.")
     breaker_half_open_probes: int = Field(1, ge=1, description="Calls that a half-open breaker lets through at once.")
     decision_ttl_ms: int = Field(60_000, ge=100, description="How long an allow may wait for its call.")
-    max_parked: int = Field(10_000, ge=1, description="Tasks a partition may hold back while a breaker counts failures.")
+    max_parked: int = Field(
+        10_000, ge=1, description="Tasks a partition may hold back while a breaker counts failures."
+    )
 
     lease_ttl_ms: int = Field(2000, ge=100, description="A partition's writer is replaced after this silence.")
     control_staleness_ms: int = Field(2000, ge=50, description="Without reading the control stream for so long: block.")
     batch_size: int = Field(500, ge=1, le=5000, description="Entries read and committed at once.")
-    max_backlog: int = Field(1_000_000, ge=1, description="Entries in a partition's log at which the gateway answers 503.")
+    max_backlog: int = Field(
+        1_000_000, ge=1, description="Entries in a partition's log at which the gateway answers 503."
+    )
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body or inbox entry.")
     max_body_depth: int = Field(32, ge=2, description="Deepest nesting of a request body.")
     rate_limit_per_second: float = Field(0, ge=0, description="Requests a second for one API key; 0: no limit.")
@@ -51,7 +57,9 @@ class Settings(BaseSettings):
     result_ttl_seconds: int = Field(86_400, ge=60, description="How long a task's record stays in Redis after its end.")
 
     executor_concurrency: int = Field(128, ge=1, description="Provider calls one executor makes at once.")
-    executor_claim_idle_ms: int = Field(2500, ge=200, description="Silence after which an executor's work is taken over.")
+    executor_claim_idle_ms: int = Field(
+        2500, ge=200, description="Silence after which an executor's work is taken over."
+    )
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts of one task where it is certain nothing was spent.")
     late_result_seconds: float = Field(30, ge=0, description="How long a timed-out call is listened to for its result.")
     cache_ttl_seconds: int = Field(86_400, ge=1, description="How long an answer stays in the cache.")

@@ -219,7 +219,9 @@ class System:
                         waiting[name] = reply.text
                 if waiting and time.monotonic() > deadline:
                     name, problem = next(iter(waiting.items()))
-                    raise UpFailed(f"{name} is not ready after {READY_S:.0f} s: {problem}; see {self.children[name].log}")
+                    raise UpFailed(
+                        f"{name} is not ready after {READY_S:.0f} s: {problem}; see {self.children[name].log}"
+                    )
                 await asyncio.sleep(0.02)
 
     def _publish(self) -> None:

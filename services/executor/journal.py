@@ -58,7 +58,13 @@ class Journal:
         )  # fmt: skip
 
     async def finish(
-        self, delivery: Delivery, owner: str, event: Envelope, *, leads_flight: bool = False, cache: Answered | None = None
+        self,
+        delivery: Delivery,
+        owner: str,
+        event: Envelope,
+        *,
+        leads_flight: bool = False,
+        cache: Answered | None = None,
     ) -> Verdict:
         """End the delivery with `event`. `owner` is the executor whose attempt ends, or empty where none was begun."""
         partition, task = delivery.partition, delivery.allowed.task

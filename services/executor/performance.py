@@ -6,9 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-
 import structlog
-
 
 from services.executor import storable
 from services.executor.cache import Cache, answer_of
@@ -302,5 +300,3 @@ class Performer:
 
 def _since(started: float) -> int:
     return int((time.monotonic() - started) * 1000)
-
-

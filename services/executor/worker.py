@@ -90,9 +90,7 @@ class PartitionWorker:
                     self._partition, entry_id, EVENTS.decode(fields.get(b"data")), taken_over=taken_over
                 )
             except (UndecodableEvent, ValueError) as error:
-                await self._redis.execute_command(
-                    *dead_letter(self._partition.decisions, entry_id, fields, str(error))
-                )
+                await self._redis.execute_command(*dead_letter(self._partition.decisions, entry_id, fields, str(error)))
                 done.append(entry_id)
                 continue
             assert delivery is not None, "its type says that it is work"

@@ -67,7 +67,14 @@ class Door:
         return b"".join(parts)
 
     async def submit(
-        self, key: Key, task: TaskRequest, *, request_id: str | None, origin: str, wait_s: float, traceparent: str | None
+        self,
+        key: Key,
+        task: TaskRequest,
+        *,
+        request_id: str | None,
+        origin: str,
+        wait_s: float,
+        traceparent: str | None,
     ) -> Submitted:
         """Submit and wait up to `wait_s`. Raises Problem 403, 409, 422, 503."""
         if task.tenant_id not in (None, key.tenant_id):

@@ -46,9 +46,7 @@ async def serve(settings: Settings) -> None:
     inbox = GroupReader(
         ConsumerGroup(redis, INBOX, "gateway", name), Inbox(redis, acceptor, clock, settings).handle, settings
     )
-    orders = GroupReader(
-        ConsumerGroup(redis, CONTROL, "control-check", name), ControlCheck(redis).handle, settings
-    )
+    orders = GroupReader(ConsumerGroup(redis, CONTROL, "control-check", name), ControlCheck(redis).handle, settings)
 
     def readiness() -> dict[str, str | None]:
         return {

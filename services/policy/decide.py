@@ -8,7 +8,16 @@ from uuid import UUID
 
 from services.policy import budget
 from services.policy.evolve import End, evolve_allowed, evolve_ended, settlement
-from services.policy.rules import Refusal, Request, breaker, hourly_limit, in_flight, kill_switch, manual_shutoff, monthly_cap
+from services.policy.rules import (
+    Refusal,
+    Request,
+    breaker,
+    hourly_limit,
+    in_flight,
+    kill_switch,
+    manual_shutoff,
+    monthly_cap,
+)
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from shared.events.decisions import (
     BlockReason,
@@ -219,7 +228,9 @@ def _shutoff_events(before: Book, after: Book, hold: Hold, now: Circumstances) -
 def _breaker_refusal(book: Book) -> Refusal:
     seen = book.user.breaker
     state = BreakerState(seen.state).value
-    return Refusal(BlockReason.BREAKER_OPEN, {"state": state, "failures": seen.failures, "opened_at_ms": seen.opened_at_ms})
+    return Refusal(
+        BlockReason.BREAKER_OPEN, {"state": state, "failures": seen.failures, "opened_at_ms": seen.opened_at_ms}
+    )
 
 
 def _ref(task: TaskRef) -> TaskRef:

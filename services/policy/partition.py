@@ -110,7 +110,9 @@ class PartitionWriter:
             held.append(Input("tasks" if stream == "tasks" else "outcomes", entry_id, EVENTS.decode(data)))
         for one in sorted(held, key=lambda one: _order(one.entry_id)):
             self._desk.park(owner_of(one.event), one)
-        await self._fetch_accounts({key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)})
+        await self._fetch_accounts(
+            {key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)}
+        )
         self._control_seen = ""
 
     async def _take_turn(self) -> None:

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
-from shared.settings import Settings
 from shared.money import from_cents
+from shared.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

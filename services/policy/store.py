@@ -42,5 +42,3 @@ def decode_hold(stored: bytes) -> Hold:
     for name in ("reservation_id", "tenant_id", "user_id"):
         raw[name] = UUID(raw[name])
     return Hold(**raw)
-
-

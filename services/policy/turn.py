@@ -120,7 +120,9 @@ class Turn:
                 case Standing.FRESH:
                     self._admit(one, submitted.task)
                 case Standing.CONFLICT:
-                    self.changes.dead.append((one, "idempotency_conflict: the request id belongs to another body or user"))
+                    self.changes.dead.append(
+                        (one, "idempotency_conflict: the request id belongs to another body or user")
+                    )
                 case Standing.DECIDED:
                     pass
 

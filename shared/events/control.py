@@ -11,7 +11,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from uuid import UUID
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from shared.events.envelope import Payload
 from shared.events.tasks import TaskType
@@ -170,13 +179,7 @@ class KeyRevoked(_ControlEvent):
 
 
 ControlEvent = Annotated[
-    KillSwitchEngaged
-    | KillSwitchReleased
-    | ShutoffEngaged
-    | ShutoffReleased
-    | LimitsSet
-    | KeyCreated
-    | KeyRevoked,
+    KillSwitchEngaged | KillSwitchReleased | ShutoffEngaged | ShutoffReleased | LimitsSet | KeyCreated | KeyRevoked,
     Field(discriminator="type"),
 ]
 

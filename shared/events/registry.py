@@ -71,7 +71,9 @@ class Registry:
             raw["data"] = step(raw["data"])
             version += 1
         if version > payload.schema_version:
-            raise UndecodableEvent(f"{event_type} version {version} is newer than this release knows ({payload.schema_version})")
+            raise UndecodableEvent(
+                f"{event_type} version {version} is newer than this release knows ({payload.schema_version})"
+            )
         return payload
 
 

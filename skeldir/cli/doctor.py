@@ -19,7 +19,16 @@ from services.ledger import migrate
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.settings import Settings
 from shared.streams.connection import connect
-from skeldir.cli.context import CommandError, Json, database_url, find_running, load_settings, out, print_json, redis_url
+from skeldir.cli.context import (
+    CommandError,
+    Json,
+    database_url,
+    find_running,
+    load_settings,
+    out,
+    print_json,
+    redis_url,
+)
 from skeldir.running import Running
 
 LAG_BOUND = 10_000
@@ -168,7 +177,9 @@ async def _database(settings: Settings) -> list[Finding]:
         Finding("database", True, f"PostgreSQL {version}"),
         Finding("migrations", revision == wanted, revision, "" if revision == wanted else "run skeldir migrate"),
         Finding("role", plain, role["rolname"], "" if plain else "connect as app_user: this role sees every tenant"),
-        Finding("row-level security", not open_tables, names or "forced on every table", names and "run skeldir migrate"),
+        Finding(
+            "row-level security", not open_tables, names or "forced on every table", names and "run skeldir migrate"
+        ),
     ]
 
 

@@ -89,7 +89,9 @@ def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> Non
     """One service against configured servers."""
     settings = load_settings()
     if settings.redis_url is None:
-        raise CommandError("set SKELDIR_REDIS_URL: a service runs against configured servers (`skeldir up` brings its own)")
+        raise CommandError(
+            "set SKELDIR_REDIS_URL: a service runs against configured servers (`skeldir up` brings its own)"
+        )
     if service is Service.LEDGER and settings.database_url is None:
         raise CommandError("set SKELDIR_DATABASE_URL: the ledger writes to PostgreSQL")
     configure_logs(settings.log_level)

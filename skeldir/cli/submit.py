@@ -96,7 +96,6 @@ async def _await_result(
     redis: Redis, settings: Settings, tenant_id: UUID, task_id: UUID, wait: float
 ) -> TaskResult | None:
 
-
     record = partition_for(tenant_id, settings.partitions).task(task_id)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
@@ -128,5 +127,3 @@ def _show(result: dict[str, Any]) -> None:
         elif value not in (None, ""):
             table.add_row(name, str(value))
     out.print(table)
-
-

@@ -23,7 +23,9 @@ from shared.events.results import END_EVENTS, TaskResult
 
 KEEP_ALIVE_S = 15.0
 
-_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": TaskRequest.model_json_schema()}}}}
+_BODY = {
+    "requestBody": {"required": True, "content": {"application/json": {"schema": TaskRequest.model_json_schema()}}}
+}
 
 
 def router(door: Door) -> APIRouter:

@@ -10,6 +10,4 @@ def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
     shutoff = now.control.shutoff_for(request.tenant_id, request.user_id, now.now_ms)
     if shutoff is None:
         return None
-    return Refusal(
-        shutoff.reason, {"actor": shutoff.actor, "since_ms": shutoff.since_ms, "until_ms": shutoff.until_ms}
-    )
+    return Refusal(shutoff.reason, {"actor": shutoff.actor, "since_ms": shutoff.since_ms, "until_ms": shutoff.until_ms})

@@ -38,7 +38,9 @@ async def test_a_blocked_task_has_its_result_at_once(bench: Bench) -> None:
     assert await bench.executor.pttl(bench.partition.task(event.data.task.task_id)) > 0  # type: ignore[attr-defined]
 
 
-async def test_an_undecodable_entry_is_set_aside_and_the_rest_flows(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
+async def test_an_undecodable_entry_is_set_aside_and_the_rest_flows(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
     await bench.gateway.xadd(bench.partition.tasks, {"type": "task.submitted", "data": b"\xff not json"})
     await bench.submit(bench.submitted())
     async with bench.writer("one"):
@@ -106,7 +108,9 @@ async def test_a_paused_writer_is_fenced_off(bench: Bench) -> None:
     assert len(await bench.executor.xrange(bench.partition.decisions)) == 1
 
 
-async def test_a_lost_connection_in_a_commit_decides_nothing_twice(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
+async def test_a_lost_connection_in_a_commit_decides_nothing_twice(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
     admin = redis_as("admin")
     events = [bench.submitted() for _ in range(300)]
     async with bench.writer("one", breaker_failure_threshold=1000, batch_size=5):

@@ -141,9 +141,7 @@ def test_a_tenants_limit_bounds_all_its_users_together() -> None:
 
 def test_a_tenants_limit_takes_the_place_of_the_default_for_each_user() -> None:
     world = World()
-    world.order(
-        type="limits.set", scope={"tenant_id": str(TENANT)}, monthly_cents=9000, hourly_cents=9000, actor="ann"
-    )
+    world.order(type="limits.set", scope={"tenant_id": str(TENANT)}, monthly_cents=9000, hourly_cents=9000, actor="ann")
     assert isinstance(world.submit(max_cost=8000 * CENT), TaskAllowed)
 
 

@@ -1,10 +1,10 @@
 """Kill switches and shutoffs: they hold before anything else, and end as they began."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, TaskAllowed, World, reason
-from dataclasses import replace
 
 MINUTE = 60_000
 

@@ -200,6 +200,18 @@ def reason(verdict: Payload | None) -> str:
 
 
 __all__ = [
-    "ALICE", "BOB", "CENT", "CONFIG", "START_MS", "TENANT", "BreakerChanged", "ReservationEnded", "TaskAllowed",
-    "TaskBlocked", "World", "only", "reason", "ref",
+    "ALICE",
+    "BOB",
+    "CENT",
+    "CONFIG",
+    "START_MS",
+    "TENANT",
+    "BreakerChanged",
+    "ReservationEnded",
+    "TaskAllowed",
+    "TaskBlocked",
+    "World",
+    "only",
+    "reason",
+    "ref",
 ]
