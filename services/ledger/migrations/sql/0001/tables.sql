@@ -20,6 +20,7 @@ CREATE TABLE events (
 );
 CREATE INDEX events_by_user ON events (tenant_id, user_id, seq);
 CREATE INDEX events_by_subject ON events (tenant_id, subject);
+CREATE INDEX events_of_control ON events (tenant_id, entry_id) WHERE partition IS NULL;
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog AS $$
 BEGIN

@@ -1,0 +1,118 @@
+"""The books: one transaction takes events, their projections and the checkpoint together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from uuid import UUID
+
+from services.ledger.intake import Letter, Record, Skip
+from services.ledger.projections.rows import fold
+from services.ledger.sessions import Connection
+from services.ledger.upsert import write
+
+_EVENT_COLUMNS = {
+    "id": "uuid",
+    "partition": "integer",
+    "stream": "text",
+    "entry_id": "text",
+    "type": "text",
+    "version": "integer",
+    "time": "timestamptz",
+    "tenant_id": "uuid",
+    "user_id": "uuid",
+    "subject": "text",
+    "correlation_id": "text",
+    "causation_id": "uuid",
+    "body": "text",
+}
+_INSERT_EVENTS = (
+    f"INSERT INTO events ({', '.join(_EVENT_COLUMNS)}) SELECT * FROM unnest("
+    + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(_EVENT_COLUMNS.values(), start=1))
+    + ") ON CONFLICT (id) DO NOTHING RETURNING id"
+)
+
+
+class Overtaken(Exception):
+    """Another worker has moved the checkpoint: what this one believes is out of date, and nothing was written."""
+
+
+async def positions(connection: Connection, streams: Iterable[str]) -> dict[str, str]:
+    """Up to where each stream is in the books."""
+    found = {stream: "0-0" for stream in streams}
+    rows = await connection.fetch("SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1)", list(found))
+    return found | {row["stream"]: row["entry_id"] for row in rows}
+
+
+async def commit(
+    connection: Connection,
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    records: Sequence[Record] = (),
+    skips: Sequence[Skip] = (),
+    letters: Sequence[Letter] = (),
+) -> int:
+    """Take all of it in one transaction; how many events were new. Raises Overtaken, or the driver's errors.
+
+    An event whose id is in the books already is a duplicate: neither stored nor projected again.
+    """
+    async with connection.transaction():
+        await _advance(connection, before, after)
+        new = await _append(connection, records)
+        await write(connection, fold(patch for record in new for patch in record.patches))
+        if skips:
+            await _store_skips(connection, skips)
+        if letters:
+            await _store_letters(connection, letters)
+    return len(new)
+
+
+async def _advance(connection: Connection, before: Mapping[str, str], after: Mapping[str, str]) -> None:
+    """Move the checkpoints, if they are where this worker left them. Their rows stay locked until the commit."""
+    streams = sorted(after)
+    await connection.execute(
+        "INSERT INTO checkpoints (stream, entry_id) SELECT stream, '0-0' FROM unnest($1::text[]) AS new (stream) "
+        "ON CONFLICT (stream) DO NOTHING",
+        streams,
+    )
+    rows = await connection.fetch(
+        "SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1::text[]) ORDER BY stream FOR UPDATE", streams
+    )
+    for row in rows:
+        if row["entry_id"] != before[row["stream"]]:
+            raise Overtaken(f"{row['stream']} is at {row['entry_id']}, not at {before[row['stream']]}")
+    await connection.execute(
+        "UPDATE checkpoints AS old SET entry_id = new.entry_id, updated_at = now() "
+        "FROM unnest($1::text[], $2::text[]) AS new (stream, entry_id) WHERE old.stream = new.stream",
+        streams,
+        [after[stream] for stream in streams],
+    )
+
+
+async def _append(connection: Connection, records: Sequence[Record]) -> list[Record]:
+    """Store the events; those that were not in the books yet."""
+    if not records:
+        return []
+    by_id: dict[UUID, Record] = {}
+    for record in records:
+        by_id.setdefault(record.id, record)
+    unique = list(by_id.values())
+    columns = [[getattr(record, name) for record in unique] for name in _EVENT_COLUMNS]
+    rows = await connection.fetch(_INSERT_EVENTS, *columns)
+    new = {row["id"] for row in rows}
+    return [record for record in unique if record.id in new]
+
+
+async def _store_skips(connection: Connection, skips: Sequence[Skip]) -> None:
+    await connection.executemany(
+        "INSERT INTO skipped_entries (stream, entry_id, reason, type, data, dead_lettered) "
+        "VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (stream, entry_id) DO NOTHING",
+        [(one.stream, one.entry_id, one.reason, one.type, one.data, one.reported) for one in skips],
+    )
+
+
+async def _store_letters(connection: Connection, letters: Sequence[Letter]) -> None:
+    await connection.executemany(
+        "INSERT INTO dead_letters (origin, entry_id, letter_id, reason, type, data, recorded_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (origin, entry_id) DO NOTHING",
+        [(one.origin, one.entry_id, one.letter_id, one.reason, one.type, one.data, one.recorded_at) for one in letters],
+    )

@@ -1,0 +1,81 @@
+"""Who is asking: an API key, known by its hash from the control stream, and the eyes that it gets in the database."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.ledger.sessions import AUDITOR, OPERATOR, USER
+from shared.clock import Clock
+from shared.control_state import Key
+from shared.streams.control_reader import ControlReader
+
+
+class Refused(Exception):
+    """The request is not answered; `status` and the text say why."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a caller may look at: the database role, and the settings that its policies read."""
+
+    key: Key
+    role: str
+    tenant_id: UUID | None
+    user_ids: Sequence[UUID]
+
+    @property
+    def is_operator(self) -> bool:
+        return self.role == OPERATOR
+
+
+class Doorkeeper:
+    """Knows the keys, as fresh as the control stream."""
+
+    def __init__(self, control: ControlReader, clock: Clock) -> None:
+        self._control = control
+        self._clock = clock
+
+    def admit(self, authorization: str | None, tenant: str | None, user: str | None) -> View:
+        """The view of the key in an `Authorization: Bearer` header, narrowed to a tenant and a user. Raises Refused."""
+        scheme, _, secret = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not secret.strip():
+            raise Refused(401, "send `Authorization: Bearer <key>`")
+        if self._control.is_stale:
+            raise Refused(503, "keys cannot be checked: the control stream cannot be read")
+        digest = hashlib.sha256(secret.strip().encode()).hexdigest()
+        key = self._control.state.key_for(digest, self._clock.now_ms())
+        if key is None:
+            raise Refused(401, "this key is unknown, revoked, or past its end")
+        return view(key, parse_id("tenant_id", tenant), parse_id("user_id", user))
+
+
+def view(key: Key, tenant_id: UUID | None, user_id: UUID | None) -> View:
+    """What the key may see: an operator everything, a key that names no user its tenant, another one its user."""
+    if key.role == "operator":
+        return View(key, OPERATOR, tenant_id, () if user_id is None else (user_id,))
+    if tenant_id not in (None, key.tenant_id):
+        raise Refused(403, "this key belongs to another tenant")
+    if key.user_id is None:
+        if user_id is None:
+            return View(key, AUDITOR, key.tenant_id, ())
+        return View(key, USER, key.tenant_id, (user_id,))
+    if user_id not in (None, key.user_id):
+        raise Refused(403, "this key belongs to another user")
+    return View(key, USER, key.tenant_id, (key.user_id,))
+
+
+def parse_id(name: str, value: str | None) -> UUID | None:
+    """A UUID out of a query parameter. Raises Refused (422)."""
+    if value is None:
+        return None
+    try:
+        return UUID(value)
+    except ValueError as error:
+        raise Refused(422, f"{name} is a UUID, not {value[:100]!r}") from error

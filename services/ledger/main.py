@@ -1,0 +1,72 @@
+"""The ledger service: writes the books, trims the log behind them, and answers who may read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from contextlib import suppress
+from functools import partial
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.ledger import api, sessions
+from services.ledger.keys import Doorkeeper
+from services.ledger.metrics import LEADS
+from services.ledger.reports import Reporter
+from services.ledger.sources import ControlSource, LetterSource, PartitionSource
+from services.ledger.trim import Trimmer
+from services.ledger.writer import Writer
+from shared.clock import ServerClock
+from shared.partitions import Partition
+from shared.service import Worker, health_routes, run
+from shared.settings import Settings
+from shared.streams.connection import connect
+from shared.streams.control_reader import ControlReader
+
+READERS = 8
+
+
+async def serve(settings: Settings) -> None:
+    """Write and answer until stopped."""
+    assert settings.redis_url is not None and settings.database_url is not None, "the command line checks that"
+    owner = f"ledger-{os.getpid()}-{secrets.token_hex(4)}"
+    redis = connect(settings.redis_url, client_name=owner)
+    clock = ServerClock()
+    control = ControlReader(redis, settings.control_staleness_ms)
+    async with (
+        sessions.pool(settings.database_url, name=owner, size=settings.partitions + 4) as writing,
+        sessions.pool(settings.database_url, name=f"{owner}-reads", size=READERS) as reading,
+    ):
+        writers = make_writers(writing, redis, owner, settings)
+
+        def readiness() -> dict[str, str | None]:
+            LEADS.set(sum(1 for writer in writers.values() if writer.token))
+            checks = {name: writer.problem for name, writer in writers.items()}
+            return {"keys": "the control stream cannot be read" if control.is_stale else None, **checks}
+
+        app = api.build(reading, Doorkeeper(control, clock), health_routes(readiness))
+        trimmer, reporter = Trimmer(redis, clock, settings), Reporter(writing, redis)
+        workers: list[Worker] = [control.follow, partial(clock.follow, redis), trimmer.run, reporter.run]
+        workers += [writer.run for writer in writers.values()]
+        try:
+            await run("ledger", app, settings.ledger_host, settings.ledger_port, workers, settings)
+        finally:
+            with suppress(RedisError, TimeoutError):
+                await asyncio.gather(*(writer.stop() for writer in writers.values()))
+            await redis.aclose()
+
+
+def make_writers(pool: sessions.Pool, redis: Redis, owner: str, settings: Settings) -> dict[str, Writer]:
+    """A writer for each partition, one for the orders, one for the dead letters."""
+    writers = {}
+    for number in range(settings.partitions):
+        partition = Partition(number)
+        source = PartitionSource(partition)
+        writers[source.name] = Writer(pool, redis, source, partition.lease("ledger"), owner, settings, partition.ledger)
+    for other in (ControlSource(), LetterSource()):
+        # The braces put the name under the same pattern as a partition's keys: what the ledger's user may touch.
+        lease = f"{{skeldir:{other.name.replace(' ', '-')}}}:lease:ledger"
+        writers[other.name] = Writer(pool, redis, other, lease, owner, settings, None)
+    return writers

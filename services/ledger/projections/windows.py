@@ -1,0 +1,25 @@
+"""The names of budget windows (`2026-11-23T16`, `2026-11`) as times. All UTC."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime
+
+
+def hour_start(hour: str) -> datetime:
+    """The beginning of an hour that is named `2026-11-23T16`."""
+    return datetime.strptime(hour, "%Y-%m-%dT%H").replace(tzinfo=UTC)
+
+
+def month_start(month: str) -> date:
+    """The first day of a month that is named `2026-11`."""
+    return datetime.strptime(month, "%Y-%m").date()
+
+
+def month_of(moment: datetime) -> date:
+    """The first day of the month that a time falls into."""
+    return moment.astimezone(UTC).date().replace(day=1)
+
+
+def hour_of(moment: datetime) -> datetime:
+    """The beginning of the clock hour that a time falls into."""
+    return moment.astimezone(UTC).replace(minute=0, second=0, microsecond=0)

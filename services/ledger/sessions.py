@@ -1,0 +1,63 @@
+"""Connections to PostgreSQL, and whose eyes they have."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+# The driver's own types are not generic at run time; a pool lends proxies that behave as connections.
+Connection: TypeAlias = Any
+Pool: TypeAlias = Any
+
+COMMAND_TIMEOUT_S = 30.0
+LEDGER = "skeldir_ledger"
+USER = "app_ro"
+AUDITOR = "skeldir_auditor"
+OPERATOR = "skeldir_operator"
+
+
+def pool(database_url: str, *, name: str, size: int) -> Pool:
+    """A pool, not yet open: `await` it, or enter it."""
+    return asyncpg.create_pool(
+        database_url,
+        min_size=0,
+        max_size=size,
+        command_timeout=COMMAND_TIMEOUT_S,
+        timeout=5.0,
+        server_settings={"application_name": name, "timezone": "UTC"},
+    )
+
+
+@asynccontextmanager
+async def reading(
+    connection: Connection, role: str | None, tenant_id: UUID | None, user_ids: Sequence[UUID] = ()
+) -> AsyncIterator[None]:
+    """A read-only transaction with the eyes of `role` on one tenant and some of its users.
+
+    Role and settings are local to the transaction: the next borrower of a pooled connection finds none of them.
+    """
+    async with connection.transaction(readonly=True):
+        await look_as(connection, role, tenant_id, user_ids)
+        yield
+
+
+async def look_as(
+    connection: Connection, role: str | None, tenant_id: UUID | None, user_ids: Sequence[UUID] = ()
+) -> None:
+    """From here to the end of the transaction: `role` (None: the one that is connected), this tenant, these users."""
+    await connection.execute(
+        "SELECT set_config('app.current_tenant_id', $1, true), set_config('app.current_user_id', $2, true)",
+        str(tenant_id or ""),
+        ",".join(str(user_id) for user_id in user_ids),
+    )
+    if role is not None:
+        await connection.execute(f"SET LOCAL ROLE {role}")
+
+
+async def write_as_ledger(connection: Connection) -> None:
+    """In this transaction: the ledger's own role, also where the owner is connected (for the command line)."""
+    await connection.execute(f"SET LOCAL ROLE {LEDGER}")

@@ -1,0 +1,142 @@
+"""What a writer reads: a partition's three streams, the control stream, or the dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from services.ledger.intake import Letter, Record, Skip, read_event, read_letter, read_order
+from services.ledger.sessions import Connection
+from shared.control_state import ControlState, evolve
+from shared.events.control import parse_control
+from shared.partitions import CONTROL, DEAD_LETTERS, Partition
+from shared.streams.read import Entry
+
+Page = Mapping[str, list[Entry]]
+
+
+@dataclass(slots=True)
+class Batch:
+    """What came of some entries, and where each stream is after them."""
+
+    after: dict[str, str] = field(default_factory=dict)
+    records: list[Record] = field(default_factory=list)
+    skips: list[Skip] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Streams that one writer takes into the books, in their order."""
+
+    @property
+    def name(self) -> str:
+        """For logs and readiness."""
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Their names."""
+
+    async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
+        """Take over the state that reading needs, as of these positions."""
+
+    def read(self, page: Page) -> Batch:
+        """Decode and project; reading the same page again gives the same."""
+
+    def advance(self, batch: Batch) -> None:
+        """The batch is in the books."""
+
+
+class PartitionSource:
+    """A partition's tasks, decisions and outcomes."""
+
+    def __init__(self, partition: Partition) -> None:
+        self._partition = partition
+        self.name = f"partition {partition.number}"
+        self.streams = (partition.tasks, partition.decisions, partition.outcomes)
+
+    async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
+        """Events carry all that their projections need."""
+
+    def read(self, page: Page) -> Batch:
+        batch = Batch()
+        for stream, entries in page.items():
+            for entry in entries:
+                found = read_event(self._partition.number, stream, entry)
+                if isinstance(found, Skip):
+                    batch.skips.append(found)
+                else:
+                    batch.records.append(found)
+                batch.after[stream] = entry[0].decode()
+        return batch
+
+    def advance(self, batch: Batch) -> None:
+        """Nothing is remembered from one batch to the next."""
+
+
+class ControlSource:
+    """Operators' orders."""
+
+    name = "control"
+    streams = (CONTROL,)
+
+    def __init__(self) -> None:
+        self._state = ControlState()
+        self._next = self._state
+
+    async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
+        """Fold the orders that are in the books. There are few: an order is a person's act."""
+        self._state = self._next = await orders_so_far(connection)
+
+    def read(self, page: Page) -> Batch:
+        batch = Batch()
+        state = self._state
+        for entry in page.get(CONTROL, []):
+            found, state = read_order(state, entry)
+            if isinstance(found, Skip):
+                batch.skips.append(found)
+            else:
+                batch.records.append(found)
+            batch.after[CONTROL] = entry[0].decode()
+        self._next = state
+        return batch
+
+    def advance(self, batch: Batch) -> None:
+        self._state = self._next
+
+
+class LetterSource:
+    """The dead letters."""
+
+    name = "dead letters"
+    streams = (DEAD_LETTERS,)
+
+    async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
+        """Each letter stands for itself."""
+
+    def read(self, page: Page) -> Batch:
+        letters = page.get(DEAD_LETTERS, [])
+        return Batch(
+            after={DEAD_LETTERS: letters[-1][0].decode()} if letters else {},
+            letters=[read_letter(entry) for entry in letters],
+        )
+
+    def advance(self, batch: Batch) -> None:
+        """Nothing is remembered from one batch to the next."""
+
+
+async def orders_so_far(connection: Connection) -> ControlState:
+    """The fold of the orders that are in the books."""
+    rows = await connection.fetch("SELECT entry_id, body FROM events WHERE partition IS NULL")
+    state = ControlState()
+    for entry_id, body in sorted(((row["entry_id"], row["body"]) for row in rows), key=lambda row: order_of(row[0])):
+        state = evolve(state, entry_id, parse_control(body))
+    return state
+
+
+def order_of(entry_id: str) -> tuple[int, int]:
+    """The order of entry ids in one stream."""
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence or 0)
+
+

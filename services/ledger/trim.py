@@ -1,0 +1,98 @@
+"""Trimming: each stream up to its slowest reader that matters, and not a step further.
+
+| stream    | read by                                   |
+| tasks     | policy's position, the ledger's checkpoint |
+| decisions | the executor group, the ledger's checkpoint |
+| outcomes  | policy's position, the ledger's checkpoint |
+
+Gateways that wait for results, and live tails, read from the end: what is younger than `KEEP_MS` stays for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from services.ledger.metrics import TRIMMED
+from services.ledger.sources import order_of
+from shared.clock import Clock
+from shared.partitions import Partition
+from shared.settings import Settings
+
+EXECUTOR_GROUP = b"executor"
+KEEP_MS = 10_000
+NOTHING = "0-0"
+
+log = structlog.get_logger(__name__)
+
+
+class Trimmer:
+    """Trims every partition, again and again."""
+
+    def __init__(self, redis: Redis, clock: Clock, settings: Settings, keep_ms: int = KEEP_MS) -> None:
+        self._redis = redis
+        self._clock = clock
+        self._settings = settings
+        self._keep_ms = keep_ms
+
+    async def run(self) -> None:
+        """Until cancelled; a lost server is waited for."""
+        while True:
+            for number in range(self._settings.partitions):
+                try:
+                    await self.trim(Partition(number))
+                except RedisError as error:
+                    log.warning("cannot trim", partition=number, problem=str(error))
+            await asyncio.sleep(self._settings.trim_interval_ms / 1000)
+
+    async def trim(self, partition: Partition) -> int:
+        """Remove what every reader has read; how many entries that were."""
+        removed = 0
+        for stream, floor in (await self.floors(partition)).items():
+            # MINID keeps the floor itself: it has been read, but its successor's id is not known.
+            if floor != NOTHING:
+                count = int(await self._redis.xtrim(stream, minid=floor, approximate=False))
+                TRIMMED.labels(stream.rpartition(":")[2]).inc(count)
+                removed += count
+        return removed
+
+    async def floors(self, partition: Partition) -> dict[str, str]:
+        """For each stream the first entry that somebody may still need."""
+        policy: Any = await self._redis.hgetall(partition.policy)
+        ledger: Any = await self._redis.hgetall(partition.ledger)
+        young = f"{self._clock.now_ms() - self._keep_ms}-0"
+
+        def lowest(*entry_ids: str) -> str:
+            return min((*entry_ids, young), key=order_of)
+
+        return {
+            partition.tasks: lowest(_at(policy, b"tasks"), _at(ledger, b"tasks")),
+            partition.outcomes: lowest(_at(policy, b"outcomes"), _at(ledger, b"outcomes")),
+            partition.decisions: lowest(await self._executors(partition), _at(ledger, b"decisions")),
+        }
+
+    async def _executors(self, partition: Partition) -> str:
+        """The oldest decision that is not acknowledged, or the last one delivered. No group: nothing was worked off."""
+        try:
+            groups: Any = await self._redis.xinfo_groups(partition.decisions)
+        except ResponseError:
+            return NOTHING
+        for group in groups:
+            if group["name"] == EXECUTOR_GROUP:
+                delivered = _text(group["last-delivered-id"])
+                pending: Any = await self._redis.xpending(partition.decisions, EXECUTOR_GROUP)
+                oldest = pending["min"] if pending["pending"] else None
+                return delivered if oldest is None else min(delivered, _text(oldest), key=order_of)
+        return NOTHING
+
+
+def _at(positions: dict[bytes, bytes], name: bytes) -> str:
+    return positions.get(name, NOTHING.encode()).decode()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,101 @@
+"""One statement a table that writes folded patches: what `projections/rows.py` says about merging, as SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import orjson
+
+from services.ledger.projections import TABLES, storable
+from services.ledger.projections.rows import Kind, Patch, Register, Table, Tables
+from services.ledger.sessions import Connection
+from shared.money import to_cents
+
+_BY_NAME = {table.name: table for table in TABLES}
+_ORDER = {table.name: at for at, table in enumerate(TABLES)}
+
+
+async def write(connection: Connection, tables: Tables) -> None:
+    """Upsert the folded rows. Tables and keys in one order for every writer, so that two never wait for each other."""
+    for name in sorted(tables, key=_ORDER.__getitem__):
+        rows = tables[name]
+        if rows:
+            patches = [rows[key] for key in sorted(rows, key=_sortable)]
+            await connection.execute(statement(name), *_columns(_BY_NAME[name], patches))
+
+
+@cache
+def statement(name: str) -> str:
+    """INSERT ... SELECT unnest(...) ON CONFLICT DO UPDATE for the table of that name."""
+    table = _BY_NAME[name]
+    columns = table.columns
+    arrays = ", ".join(f"${at}::{_sql_type(kind)}[]" for at, kind in enumerate(columns.values(), start=1))
+    values = ", ".join(_value(table, column) for column in columns)
+    names = ", ".join(columns)
+    changes = ", ".join(_changes(table))
+    return (
+        f"INSERT INTO {name} AS old ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names}) "
+        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
+    )
+
+
+def _value(table: Table, column: str) -> str:
+    if table.sums.get(column) is Kind.BREAKDOWN:
+        return f"add_breakdown(new.{column}, '{{}}')"
+    default = table.defaults.get(column)
+    return f"new.{column}" if default is None else f"coalesce(new.{column}, {default})"
+
+
+def _changes(table: Table) -> Iterable[str]:
+    for column in table.constants:
+        yield f"{column} = coalesce(old.{column}, excluded.{column})"
+    for register in table.registers:
+        yield from _register_changes(register)
+    for column, kind in table.sums.items():
+        if kind is Kind.BREAKDOWN:
+            yield f"{column} = add_breakdown(old.{column}, excluded.{column})"
+        elif kind is Kind.MONEY:
+            yield f"{column} = trim_scale(old.{column} + excluded.{column})"
+        else:
+            yield f"{column} = old.{column} + excluded.{column}"
+    for column in table.earliest:
+        yield f"{column} = least(old.{column}, excluded.{column})"
+    for column in table.latest:
+        yield f"{column} = greatest(old.{column}, excluded.{column})"
+
+
+def _register_changes(register: Register) -> Iterable[str]:
+    order = register.order
+    wins = f"excluded.{order} IS NOT NULL AND (old.{order} IS NULL OR excluded.{order} > old.{order})"
+    for column in (order, *register.columns):
+        yield f"{column} = CASE WHEN {wins} THEN excluded.{column} ELSE old.{column} END"
+
+
+def _sql_type(kind: Kind) -> str:
+    return "jsonb" if kind is Kind.BREAKDOWN else kind.value
+
+
+def _columns(table: Table, patches: list[Patch]) -> list[list[Any]]:
+    found = []
+    for column, kind in table.columns.items():
+        values = [patch.row.get(column) for patch in patches]
+        if kind is Kind.MONEY:
+            values = [None if value is None else to_cents(value) for value in values]
+        elif kind is Kind.BREAKDOWN:
+            values = [_breakdown(value) for value in values]
+        found.append(values)
+    return found
+
+
+def _breakdown(value: dict[str, tuple[int, int]] | None) -> str:
+    parts = [
+        f'{orjson.dumps(storable.text(model)).decode()}:{{"calls":{calls},"cost_cents":{to_cents(cost):f}}}'
+        for model, (calls, cost) in (value or {}).items()
+    ]
+    return "{" + ",".join(parts) + "}"
+
+
+def _sortable(key: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(str(part) for part in key)

@@ -1,0 +1,173 @@
+"""The writer of one source: under its lease it reads a batch, and commits it with its checkpoint, again and again.
+
+The lease keeps two processes from working on the same streams; what makes it safe is the checkpoint's row, locked and
+compared in each commit: a worker that was paused, and wakes up beside its successor, writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import asyncpg
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from services.ledger import books
+from services.ledger.books import Overtaken
+from services.ledger.intake import Record, skip
+from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
+from services.ledger.sessions import Pool
+from services.ledger.sources import Batch, Page, Source, order_of
+from shared.settings import Settings
+from shared.streams.connection import BLOCK_MS
+from shared.streams.lease import Fenced, Lease
+from shared.streams.read import read_after
+
+RETRY_S = 0.2
+MAX_RETRY_S = 5.0
+# SQLSTATE classes of what is wrong with the data, not with the server: data exception, integrity, program limit.
+POISON_CLASSES = ("22", "23", "54")
+
+log = structlog.get_logger(__name__)
+
+
+class Writer:
+    """Wants the lease of one source, and takes its streams into the books while it has it."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        redis: Redis,
+        source: Source,
+        lease_key: str,
+        owner: str,
+        settings: Settings,
+        ledger_key: str | None,
+    ) -> None:
+        self._pool = pool
+        self._redis = redis
+        self._source = source
+        self._settings = settings
+        self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms)
+        self._ledger_key = ledger_key
+        self._positions: dict[str, str] = {}
+        self._wait_s = RETRY_S
+        self.token = 0
+        self.problem: str | None = "has not tried to take its lease yet"
+
+    async def run(self) -> None:
+        """Lead whenever the lease can be had, until cancelled; through lost servers too."""
+        log_ = log.bind(source=self._source.name)
+        while True:
+            try:
+                self.token = await self._lease.take()
+                if self.token:
+                    log_.info("leads", token=self.token)
+                    await self._lead()
+                self.problem = None
+            except Fenced:
+                log_.warning("the lease went to another worker")
+            except Overtaken as overtaken:
+                log_.warning("overtaken", problem=str(overtaken))
+            except RedisError as error:
+                self.problem = f"the log cannot be reached: {error}"
+            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+                self.problem = f"the database cannot be written: {type(error).__name__}: {error}"
+            if self.problem is not None:
+                log_.warning("stopped", problem=self.problem)
+                self._wait_s = min(self._wait_s * 2, MAX_RETRY_S)
+            self.token = 0
+            await asyncio.sleep(self._wait_s if self.problem else self._settings.lease_ttl_ms / 4000)
+
+    async def stop(self) -> None:
+        """Give the lease back, so that the next worker need not wait for its end."""
+        await self._lease.give_back()
+
+    async def _lead(self) -> None:
+        """Take batches while the lease is renewed. Ends by Fenced, Overtaken, or a server's error."""
+        async with self._pool.acquire() as connection:
+            self._positions = await books.positions(connection, self._source.streams)
+            await self._source.load(connection, self._positions)
+        await self._publish(self._positions)
+        self.problem = None
+        self._wait_s = RETRY_S
+        renewal = asyncio.create_task(self._renew())
+        try:
+            while not renewal.done():
+                await self.take_batch()
+        finally:
+            renewal.cancel()
+        await renewal
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
+            if await self._lease.renew() != self.token:
+                raise Fenced("the lease went to another worker")
+
+    async def take_batch(self) -> None:
+        """Read what has come, and take it into the books."""
+        page = await read_after(self._redis, self._positions, self._settings.batch_size, BLOCK_MS)
+        if not page:
+            return
+        try:
+            await self._commit(self._source.read(page))
+        except Exception as error:
+            if not is_poison(error):
+                raise
+            log.warning("a batch is taken entry by entry", source=self._source.name, problem=str(error))
+            await self._one_by_one(page)
+        await self._publish({stream: self._positions[stream] for stream in page})
+
+    async def _one_by_one(self, page: Page) -> None:
+        """Find the entry that cannot be stored: it is skipped, the others go in."""
+        for stream, entries in page.items():
+            for entry in entries:
+                batch = self._source.read({stream: [entry]})
+                try:
+                    await self._commit(batch)
+                except Exception as error:
+                    if not is_poison(error):
+                        raise
+                    skipped = skip(stream, entry, f"the ledger cannot store it: {type(error).__name__}: {error}")
+                    await self._commit(Batch(after=batch.after, skips=[skipped]))
+
+    async def _commit(self, batch: Batch) -> None:
+        before = {stream: self._positions[stream] for stream in batch.after}
+        began = time.perf_counter()
+        async with self._pool.acquire() as connection:
+            new = await books.commit(connection, before, batch.after, batch.records, batch.skips, batch.letters)
+        COMMIT_SECONDS.observe(time.perf_counter() - began)
+        self._positions.update(batch.after)
+        self._source.advance(batch)
+        self._count(batch, new)
+
+    def _count(self, batch: Batch, new: int) -> None:
+        for record in batch.records:
+            EVENTS.labels(_stage(record)).inc()
+        for skipped in batch.skips:
+            SKIPPED.labels(skipped.stream).inc()
+        DUPLICATES.inc(len(batch.records) - new)
+        newest_ms = max(order_of(entry_id)[0] for entry_id in batch.after.values())
+        LAG_SECONDS.labels(self._source.name).set(max(0.0, time.time() - newest_ms / 1000))
+
+    async def _publish(self, positions: Mapping[str, str]) -> None:
+        """Tell the trimmer how far the books go. Behind the commit, so it never says too much."""
+        if self._ledger_key is not None:
+            mapping: Any = {stream.rpartition(":")[2]: entry_id for stream, entry_id in positions.items()}
+            await self._redis.hset(self._ledger_key, mapping=mapping)
+
+
+def is_poison(error: Exception) -> bool:
+    """Whether the data is at fault, so that trying again would fail for ever."""
+    if isinstance(error, asyncpg.PostgresError):
+        return str(getattr(error, "sqlstate", "") or "")[:2] in POISON_CLASSES
+    return isinstance(error, (ValueError, OverflowError, TypeError))
+
+
+def _stage(record: Record) -> str:
+    return record.stream.rpartition(":")[2]
