@@ -38,7 +38,7 @@ class Overtaken(Exception):
 
 async def positions(connection: Connection, streams: Iterable[str]) -> dict[str, str]:
     """Up to where each stream is in the books."""
-    found = {stream: "0-0" for stream in streams}
+    found = dict.fromkeys(streams, "0-0")
     rows = await connection.fetch("SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1)", list(found))
     return found | {row["stream"]: row["entry_id"] for row in rows}
 

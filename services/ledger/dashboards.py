@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -85,6 +86,10 @@ async def export(database_url: str, tenant_id: UUID, user_ids: Sequence[UUID], o
             tables = [await _rows(connection, dashboard) for dashboard in DASHBOARDS]
     finally:
         await connection.close()
+    return await asyncio.to_thread(_write, out, tables)
+
+
+def _write(out: Path, tables: Sequence[list[Any]]) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for dashboard, rows in zip(DASHBOARDS, tables, strict=True):

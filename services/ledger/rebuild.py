@@ -1,4 +1,4 @@
-"""The projections again, from the events alone: the same rows. Readers see the old rows until the new ones are complete."""
+"""The projections again, from the events alone. Readers see the old rows until the new ones are complete."""
 
 from __future__ import annotations
 

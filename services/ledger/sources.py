@@ -138,5 +138,3 @@ def order_of(entry_id: str) -> tuple[int, int]:
     """The order of entry ids in one stream."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)
-
-

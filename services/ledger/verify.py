@@ -55,7 +55,7 @@ class VerifyReport:
 
 
 async def verify(database_url: str, checks: Sequence[Check] | None = None) -> VerifyReport:
-    """Make the checks (all of CHECKS by default) on one snapshot of the books. The URL is the ledger's, or the owner's."""
+    """Make the checks (default: all) on one snapshot of the books. The URL is the ledger's, or the owner's."""
     connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
     counts: dict[str, int] = {}
     findings: list[Finding] = []

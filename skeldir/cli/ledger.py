@@ -40,7 +40,9 @@ def verify_(as_json: Json = False) -> None:
     """Check that the books balance. Exit 1 where they do not."""
     report = _run(verify(_url()))
     if as_json:
-        print_json({"sound": report.sound, "checks": report.checks, "findings": [asdict(one) for one in report.findings]})
+        print_json(
+            {"sound": report.sound, "checks": report.checks, "findings": [asdict(one) for one in report.findings]}
+        )
     else:
         table = Table("check", "claim", "findings")
         for check in CHECKS:

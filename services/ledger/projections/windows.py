@@ -12,7 +12,7 @@ def hour_start(hour: str) -> datetime:
 
 def month_start(month: str) -> date:
     """The first day of a month that is named `2026-11`."""
-    return datetime.strptime(month, "%Y-%m").date()
+    return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
 
 
 def month_of(moment: datetime) -> date:
