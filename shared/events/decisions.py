@@ -46,7 +46,7 @@ class Balance(BaseModel):
     window_start: str = Field(description="`2026-11-23T16` or `2026-11`, UTC.")
     spent: Nanocents
     reserved: Nanocents
-    cap: int | None = Field(description="Nanocents; None where nothing bounds this scope.")
+    cap: int | None = Field(None, description="Nanocents; None where nothing bounds this scope.")
     calls: int = Field(description="Calls settled in this window.")
     version: int
 
@@ -119,8 +119,8 @@ class BreakerChanged(Payload):
     state: BreakerState
     previous: BreakerState
     failure_count: int
-    opened_at_ms: int | None
-    last_trip_at_ms: int | None
+    opened_at_ms: int | None = None
+    last_trip_at_ms: int | None = None
     reason: str
     version: int
 
