@@ -187,7 +187,7 @@ class Turn:
         self._apply(one.event, owner, blocked)
 
     def _poison(self, one: Input, error: Exception) -> None:
-        log.error("entry set aside", event=str(one.event.id), type=one.event.type, exc_info=error)
+        log.error("entry set aside", event_id=str(one.event.id), type=one.event.type, exc_info=error)
         self.changes.dead.append((one, f"policy failed on it: {type(error).__name__}: {error}"))
 
     def _apply(self, cause: Envelope, owner: Owner, decided: Decided) -> None:
