@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from shared.control_state import ControlState, evolve
-from shared.events.control import InvalidControl, parse_control
+from shared.events.control import parse_control
 from shared.partitions import CONTROL
 from shared.streams.read import Entry, read_after
 
@@ -47,7 +48,7 @@ class ControlReader:
         """Apply everything that is in the stream now. Raises RedisError when it cannot be read."""
         while True:
             asked_at = time.monotonic()
-            reply = await self._redis.xrange(CONTROL, min=f"({self.state.position}", count=PAGE)
+            reply: Any = await self._redis.xrange(CONTROL, min=f"({self.state.position}", count=PAGE)
             self._apply(reply)
             if len(reply) < PAGE:
                 self._fresh_at = asked_at
@@ -56,18 +57,25 @@ class ControlReader:
     async def follow(self) -> None:
         """Apply entries as they come, until cancelled; through lost connections too."""
         while True:
-            asked_at = time.monotonic()
             try:
-                pages = await read_after(self._redis, {CONTROL: self.state.position}, PAGE, HEARTBEAT_MS)
+                # Not at once by a blocking read: on a quiet stream that would say nothing for its first heartbeat.
+                await self.catch_up()
+                while True:
+                    await self._beat()
             except RedisError as error:
                 log.warning("control stream cannot be read", error=str(error))
                 await asyncio.sleep(RETRY_S)
-                continue
-            entries = pages.get(CONTROL, [])
-            self._apply(entries)
-            # Empty: nothing had come when the server answered. Not empty, less than a page: we have it all.
-            if len(entries) < PAGE:
-                self._fresh_at = asked_at if entries else time.monotonic()
+
+    async def _beat(self) -> None:
+        asked_at = time.monotonic()
+        pages = await read_after(self._redis, {CONTROL: self.state.position}, PAGE, HEARTBEAT_MS)
+        entries = pages.get(CONTROL, [])
+        self._apply(entries)
+        # Not empty, less than a page: we had it all when we asked. Empty: nothing came until the server gave up
+        # waiting; never count the time since then, in which the reply, or this whole process, may have been held up.
+        if len(entries) < PAGE:
+            waited_s = 0 if entries else HEARTBEAT_MS / 1000
+            self._fresh_at = min(time.monotonic(), asked_at + waited_s)
 
     def _apply(self, entries: list[Entry]) -> None:
         before = self.state
@@ -75,8 +83,9 @@ class ControlReader:
             entry_id = raw_id.decode()
             try:
                 self.state = evolve(self.state, entry_id, parse_control(fields.get(b"data")))
-            except InvalidControl as error:
-                # The gateway's control group puts it into the dead letters; here it only must not stop anybody.
+            except Exception as error:
+                # Not only InvalidControl: what nobody foresaw must not keep the next entry from being read. The gateway's
+                # control group puts it into the dead letters; here it only must not stop anybody.
                 log.warning("control entry ignored", entry=entry_id, problem=str(error))
                 self.state = replace(self.state, position=entry_id)
         if self.state is not before:

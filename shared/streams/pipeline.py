@@ -1,4 +1,4 @@
-"""Scripts of concurrent callers travel together: one round trip for all that came while the last one was under way."""
+"""Commands of concurrent callers travel together: one round trip for all that came while the last one was under way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from shared.streams.lease import Word
 
@@ -18,16 +18,15 @@ if TYPE_CHECKING:
 MAX_BATCH = 256
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Call:
-    script: AsyncScript
-    keys: list[str]
-    args: list[Word]
+    words: tuple[Word, ...]
+    script: AsyncScript | None
     reply: asyncio.Future[Any]
 
 
 class ScriptPipeline:
-    """Runs scripts. How many wait is bounded by how many callers there are: each awaits its own reply."""
+    """Runs scripts and commands. How many wait is bounded by how many callers there are: each awaits its own reply."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -36,7 +35,14 @@ class ScriptPipeline:
 
     async def run(self, script: AsyncScript, keys: list[str], args: list[Word]) -> Any:
         """The script's reply. Raises RedisError; after a lost connection the script may or may not have run."""
-        call = _Call(script, keys, args, asyncio.get_running_loop().create_future())
+        return await self._join(("EVALSHA", script.sha, len(keys), *keys, *args), script)
+
+    async def command(self, *words: Word) -> Any:
+        """The command's reply, as the client library reads it. Raises as `run`."""
+        return await self._join(words, None)
+
+    async def _join(self, words: tuple[Word, ...], script: AsyncScript | None) -> Any:
+        call = _Call(words, script, asyncio.get_running_loop().create_future())
         self._waiting.append(call)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
@@ -47,24 +53,28 @@ class ScriptPipeline:
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             try:
                 replies = await self._execute(batch)
-                again = [call for call, reply in zip(batch, replies, strict=True) if isinstance(reply, NoScriptError)]
-                if again:  # the server does not know them (it was restarted): these did not run
-                    for script in {call.script.sha: call.script for call in again}.values():
-                        await self._redis.script_load(script.script)
-                    for call, reply in zip(again, await self._execute(again), strict=True):
-                        replies[batch.index(call)] = reply
-            except (RedisError, OSError) as error:
+                unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+                if unknown:  # the server was restarted: it does not know these scripts, and did not run them
+                    again = [batch[at] for at in unknown]
+                    await self._teach(again)
+                    for at, reply in zip(unknown, await self._execute(again), strict=True):
+                        replies[at] = reply
+            except Exception as error:  # whatever it is, those who wait must hear of it
                 replies = [error] * len(batch)
             for call, reply in zip(batch, replies, strict=True):
                 if call.reply.done():
-                    continue
+                    continue  # its caller was cancelled
                 if isinstance(reply, BaseException):
                     call.reply.set_exception(reply)
                 else:
                     call.reply.set_result(reply)
 
+    async def _teach(self, calls: list[_Call]) -> None:
+        for script in {call.script.sha: call.script for call in calls if call.script is not None}.values():
+            await self._redis.script_load(script.script)
+
     async def _execute(self, batch: list[_Call]) -> list[Any]:
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline: Any = self._redis.pipeline(transaction=False)
         for call in batch:
-            pipeline.evalsha(call.script.sha, len(call.keys), *call.keys, *call.args)
+            pipeline.execute_command(*call.words)
         return list(await pipeline.execute(raise_on_error=False))
