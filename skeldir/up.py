@@ -197,7 +197,7 @@ class System:
             pids={name: child.pid for name, child in self.children.items()},
             supervisor_pid=os.getpid(),
             data_dir=str(self.data_dir.resolve()),
-            **identity,  # type: ignore[arg-type]
+            **identity,
         )
 
     async def _until_ready(self) -> None:

@@ -1,4 +1,4 @@
-"""What may be done with a delivered decision, now. Pure: asked when it is delivered, and again right before the call."""
+"""What may be done with a delivered decision, now. Pure: asked on its delivery, and again right before the call."""
 
 from __future__ import annotations
 

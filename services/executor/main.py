@@ -16,7 +16,7 @@ from services.executor.performance import Performer
 from services.executor.worker import PartitionWorker
 from shared.clock import ServerClock
 from shared.partitions import Partition
-from shared.service import health_routes, run
+from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
@@ -42,7 +42,7 @@ async def serve(settings: Settings) -> None:
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
-    tasks = [control.follow, partial(clock.follow, redis), *(worker.run for worker in workers)]
+    tasks: list[Worker] = [control.follow, partial(clock.follow, redis), *(worker.run for worker in workers)]
     try:
         await run("executor", app, settings.executor_host, settings.executor_port, tasks, settings)
     finally:

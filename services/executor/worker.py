@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import structlog
 from redis.asyncio import Redis
@@ -98,7 +99,7 @@ class PartitionWorker:
             task = asyncio.create_task(self._performer.perform(delivery))
             self._performing[entry_id] = task
             IN_FLIGHT.inc()
-            task.add_done_callback(lambda ended, entry_id=entry_id: self._ended(entry_id, ended))
+            task.add_done_callback(partial(self._ended, entry_id))
         await self._group.acknowledge(done)
 
     def _ended(self, entry_id: str, task: asyncio.Task[None]) -> None:

@@ -20,7 +20,7 @@ from services.gateway.inbox import ControlCheck, GroupReader, Inbox
 from services.gateway.results import Results
 from shared.clock import ServerClock
 from shared.partitions import CONTROL, INBOX
-from shared.service import run
+from shared.service import Worker, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.consumer_group import ConsumerGroup
@@ -57,7 +57,7 @@ async def serve(settings: Settings) -> None:
             **{f"partition {number}": problem for number, problem in results.problems.items()},
         }
 
-    workers = [
+    workers: list[Worker] = [
         control.follow,
         partial(clock.follow, redis),
         partial(_watch_memory, redis, door),

@@ -15,7 +15,7 @@ from services.policy.metrics import LEADS
 from services.policy.partition import PartitionWriter
 from shared.clock import ServerClock
 from shared.partitions import Partition
-from shared.service import health_routes, run
+from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
@@ -39,7 +39,7 @@ async def serve(settings: Settings) -> None:
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
-    workers = [control.follow, partial(clock.follow, redis), *(writer.run for writer in writers)]
+    workers: list[Worker] = [control.follow, partial(clock.follow, redis), *(writer.run for writer in writers)]
     try:
         await run("policy", app, settings.policy_host, settings.policy_port, workers, settings)
     finally:

@@ -34,6 +34,7 @@ PARKED_BLOCK_MS = 20
 STALE_BLOCK_MS = 50
 MAX_ACCOUNTS_IN_MEMORY = 50_000
 RETRY_S = 0.1
+ENDS = (TaskSucceeded, TaskFailed, TaskBlocked, AttemptResolved, DecisionExpired)
 
 log = structlog.get_logger(__name__)
 
@@ -157,9 +158,8 @@ class PartitionWriter:
             accounts.update(_accounts_of(owner.tenant_id, owner.user_id))
             if isinstance(data, TaskSubmitted):
                 records.add(data.task.task_id)
-            elif isinstance(data, TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired):
-                if data.decision_id is not None and data.decision_id not in self._desk.holds:
-                    holds.add(data.decision_id)
+            elif isinstance(data, ENDS) and data.decision_id is not None and data.decision_id not in self._desk.holds:
+                holds.add(data.decision_id)
         await self._fetch_accounts(accounts)
         if holds:
             wanted = list(holds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer
@@ -60,6 +60,7 @@ END_EVENTS = frozenset({TaskBlocked.event_type, TaskSucceeded.event_type, TaskFa
 def result_of(event: Envelope) -> TaskResult:
     """The result that an end event (`END_EVENTS`) stands for."""
     end = event.data
+    detail: dict[str, Any]
     if isinstance(end, TaskBlocked):
         status, detail = "blocked", {"blocked_reason": end.reason}
     elif isinstance(end, TaskFailed):

@@ -52,4 +52,4 @@ def script(redis: Redis, package: str, name: str) -> AsyncScript:
     """The server-side script `name`.lua that lies in `package`."""
     source = resources.files(package).joinpath(f"{name}.lua").read_text()
     registered: Any = redis.register_script(source)
-    return registered  # type: ignore[no-any-return]
+    return registered

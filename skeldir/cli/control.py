@@ -65,7 +65,7 @@ def release(
 def status(as_json: Json = False) -> None:
     """The switches that are engaged: scope, reason, since when, and who."""
     state = with_redis(control_state)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "scope": switch.scope.model_dump(mode="json", exclude_none=True),
             "reason": switch.reason,
@@ -84,8 +84,8 @@ def status(as_json: Json = False) -> None:
         return
     table = Table("scope", "reason", "who", "since", "until")
     for row in rows:
-        scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "everything"  # type: ignore[union-attr]
-        table.add_row(scope, row["reason"], row["actor"], row["since"], row["until"])  # type: ignore[arg-type]
+        scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "everything"
+        table.add_row(scope, row["reason"], row["actor"], row["since"], row["until"])
     out.print(table)
 
 

@@ -170,6 +170,7 @@ async def _database(settings: Settings) -> list[Finding]:
         return [Finding("database", False, str(error), "migrate it: skeldir migrate")]
     finally:
         await connection.close()
+    assert role is not None, "every connection has a role"
     plain = not role["rolsuper"] and not role["rolbypassrls"]
     wanted = migrate.newest()
     names = ", ".join(row["relname"] for row in open_tables)

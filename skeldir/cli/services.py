@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import signal
 from enum import StrEnum
 from pathlib import Path
@@ -100,16 +101,9 @@ def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> Non
 
 
 async def _serve(service: Service, settings: Settings) -> None:
-    match service:
-        case Service.GATEWAY:
-            from services.gateway.main import serve as run
-        case Service.POLICY:
-            from services.policy.main import serve as run
-        case Service.EXECUTOR:
-            from services.executor.main import serve as run
-        case Service.LEDGER:
-            from services.ledger.main import serve as run
-    await run(settings)
+    # Imported here: a service loads no other's code.
+    module = importlib.import_module(f"services.{service.value}.main")
+    await module.serve(settings)
 
 
 def migrate(

@@ -41,9 +41,8 @@ def submit(
     """Submit one task. Exit 0 for a success or a pending task, 1 for a blocked or failed one."""
     settings = load_settings()
     task: dict[str, Any] = {"task_type": task_type, "prompt": _prompt(prompt), "request_id": request_id or str(uuid4())}
-    for name, value in (("max_cost_cents", max_cost_cents), ("user_id", user and str(uuid(user, "--user")))):
-        if value is not None:
-            task[name] = value
+    given = {"max_cost_cents": max_cost_cents, "user_id": user and str(uuid(user, "--user"))}
+    task |= {name: value for name, value in given.items() if value is not None}
     body = orjson.dumps(task)
     try:
         parse(body, settings.max_body_bytes, settings.max_body_depth)

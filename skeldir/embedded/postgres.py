@@ -45,7 +45,7 @@ SETTINGS = {
 
 
 class EmbeddedPostgres:
-    """A PostgreSQL server on a loopback port, with its state in `data_dir`. Not migrated: see services.ledger.migrate."""
+    """A PostgreSQL server on a loopback port, with its state in `data_dir`. `services.ledger.migrate` fills it."""
 
     def __init__(self, data_dir: Path, *, port: int | None = None) -> None:
         self._dir = data_dir.resolve() / "postgres"

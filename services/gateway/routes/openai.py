@@ -1,4 +1,4 @@
-"""The OpenAI-compatible door: an unmodified OpenAI client with its `base_url` set to us. Each request is a governed task."""
+"""The OpenAI-compatible door: an unmodified OpenAI client with its `base_url` set to us. Each request is a task."""
 
 from __future__ import annotations
 
