@@ -134,7 +134,11 @@ def _tell(result: Result) -> None:
     """One line about one task: what it was, what policy said, what it cost."""
     usage = result.get("usage", {})
     said = {"success": "[green]success[/green]", "blocked": "[yellow]blocked[/yellow]", "failed": "[red]failed[/red]"}
-    why = result.get("blocked_reason") or result.get("failure_reason") or ("from the cache" if result["was_cached"] else "")
+    why = (
+        result.get("blocked_reason")
+        or result.get("failure_reason")
+        or ("from the cache" if result["was_cached"] else "")
+    )
     cost = f"{usage.get('cost_cents', 0):g} ¢"
     text = escape((result.get("output_text") or "")[:40])
     kind = f"{result['task_type']:20}"
@@ -148,13 +152,23 @@ async def the_chain(story: Story) -> None:
         prompt = {"text": f"a {task_type}", "simulated_cost_cents": 1.5, "simulated_output_text": f"{task_type} done"}
         result = await story.submit(task_type, user, prompt=prompt, max_cost_cents=5)
         row = await story.row(result, user)
-        held = row is not None and (row["status"], row["provider"], row["provider_attempted"]) == ("success", "stub", True)
+        held = row is not None and (row["status"], row["provider"], row["provider_attempted"]) == (
+            "success",
+            "stub",
+            True,
+        )
         story.check(f"{task_type}: one ledger row, success, stub, attempted", held, row)
-    story.open("2  Materialisations", "A successful investigation and a budget optimisation each leave exactly one row.")
+    story.open(
+        "2  Materialisations", "A successful investigation and a budget optimisation each leave exactly one row."
+    )
     investigations = await story.rows("SELECT query FROM investigations", story.tenant, user)
-    jobs = await story.rows("SELECT recommendations->>'request_id' AS r FROM budget_optimization_jobs", story.tenant, user)
+    jobs = await story.rows(
+        "SELECT recommendations->>'request_id' AS r FROM budget_optimization_jobs", story.tenant, user
+    )
     ids = story.request_ids["1  The chain"]
-    story.check("one investigations row", [row["query"] for row in investigations] == [f"provider:{ids[2]}"], investigations)
+    story.check(
+        "one investigations row", [row["query"] for row in investigations] == [f"provider:{ids[2]}"], investigations
+    )
     story.check("one budget_optimization_jobs row", [row["r"] for row in jobs] == [ids[3]], jobs)
 
 
@@ -174,7 +188,9 @@ async def duplicates(story: Story) -> None:
 
 
 async def cache(story: Story) -> None:
-    story.open("4  The cache", "The same question and watermark is answered once; another watermark or user asks again.")
+    story.open(
+        "4  The cache", "The same question and watermark is answered once; another watermark or user asks again."
+    )
     user, other = story.user(), story.user()
 
     def question(watermark: int) -> dict[str, Any]:
@@ -226,7 +242,7 @@ async def kill_switch(story: Story) -> None:
     story.check("released without a restart", (await story.submit("route", user, prompt={}))["status"] == "success")
     order = {"type": "kill_switch.engaged", "scope": {"model": "stub:dear"}, "reason": "too dear", "actor": "finance"}
     await story.log.xadd("skeldir:control", {"data": json.dumps(order)})
-    console.print("  [dim]$ XADD skeldir:control * data '{\"type\": \"kill_switch.engaged\", ...}'[/dim]")
+    console.print('  [dim]$ XADD skeldir:control * data \'{"type": "kill_switch.engaged", ...}\'[/dim]')
     dear = await story.submit("route", user, prompt={"model": "stub:dear"})
     story.check("by XADD, for one model", dear.get("blocked_reason") == "provider_kill_switch", dear)
     await story.log.xadd("skeldir:control", {"data": json.dumps(order | {"type": "kill_switch.released"})})
@@ -255,7 +271,9 @@ async def limits(story: Story) -> None:
     await story.cli("limits", "set", "--tenant", story.tenant, "--user", capped, "--monthly-cents", "50")
     results = await asyncio.gather(*(story.submit("route", capped, tell=False, **task) for _ in range(200)))
     said = Counter(one.get("blocked_reason") or one["status"] for one in results)
-    story.check("200 at once under a cap for 50: 50 succeed", said == {"success": 50, "monthly_cap_exceeded": 150}, said)
+    story.check(
+        "200 at once under a cap for 50: 50 succeed", said == {"success": 50, "monthly_cap_exceeded": 150}, said
+    )
 
 
 async def failures(story: Story) -> None:

@@ -5,7 +5,7 @@ A turn works on a `Desk`, the partition's state in memory. If its commit fails t
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -93,6 +93,7 @@ class Turn:
         self._desk = desk
         self._now = now
         self._max_parked = max_parked
+        self._ordinals: Counter[tuple[UUID, str]] = Counter()
         self.changes = Changes()
 
     def outcomes(self, inputs: Iterable[Input]) -> None:
@@ -192,7 +193,11 @@ class Turn:
 
     def _apply(self, cause: Envelope, owner: Owner, decided: Decided) -> None:
         """Take the events and the book over."""
-        for ordinal, payload in enumerate(decided.events):
+        for payload in decided.events:
+            # Counted by type: an expired decision causes an end and a new decision, and each may change the breaker.
+            counted = (cause.id, payload.event_type)
+            ordinal = self._ordinals[counted]
+            self._ordinals[counted] += 1
             event = follow(cause, payload, source=SOURCE, now_ms=self._now.now_ms, ordinal=ordinal)
             self.changes.events.append(event)
             if isinstance(payload, TaskBlocked):

@@ -17,10 +17,10 @@ class Usage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    input_tokens: int = Field(0, ge=0)
-    output_tokens: int = Field(0, ge=0)
+    input_tokens: int = Field(0, ge=0, le=2**53)
+    output_tokens: int = Field(0, ge=0, le=2**53)
     cost: Nanocents = 0
-    latency_ms: int = Field(0, ge=0)
+    latency_ms: int = Field(0, ge=0, le=2**53)
 
 
 Spend = Literal["certain", "none", "uncertain"]

@@ -68,7 +68,10 @@ class Registry:
             step = self._upcasters.get((payload.event_type, version))
             if step is None:
                 raise UndecodableEvent(f"no way to lift {event_type} from version {version}")
-            raw["data"] = step(raw["data"])
+            try:
+                raw["data"] = step(raw["data"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UndecodableEvent(f"{event_type} version {version} cannot be lifted: {error!r}") from error
             version += 1
         if version > payload.schema_version:
             raise UndecodableEvent(
