@@ -64,7 +64,7 @@ async def test_what_waits_survives_the_writer(bench: Bench) -> None:
     async with bench.writer("one", breaker_failure_threshold=1):
         await bench.submit(bench.submitted(), bench.submitted())
         (allowed,) = await bench.decisions(1)
-        await _until(lambda: bench.executor.hlen(bench.partition.parked), 1)
+        await _until(lambda: bench.policy().hlen(bench.partition.parked), 1)
     async with bench.writer("two", breaker_failure_threshold=1):
         assert isinstance(allowed.data, TaskAllowed)
         end = TaskSucceeded(
@@ -80,7 +80,7 @@ async def test_what_waits_survives_the_writer(bench: Bench) -> None:
             await bench.executor.xadd(bench.partition.outcomes, event.to_entry())
         await bench.decisions(2, "task.allowed")
         (ended,) = await bench.decisions(1, "reservation.ended")
-    assert await bench.executor.hlen(bench.partition.parked) == 0
+    assert await bench.policy().hlen(bench.partition.parked) == 0
     assert ended.data.settled == 5  # type: ignore[attr-defined]
 
 
