@@ -84,8 +84,8 @@ class ControlReader:
             try:
                 self.state = evolve(self.state, entry_id, parse_control(fields.get(b"data")))
             except Exception as error:
-                # Not only InvalidControl: what nobody foresaw must not keep the next entry from being read. The gateway's
-                # control group puts it into the dead letters; here it only must not stop anybody.
+                # Not only InvalidControl: what nobody foresaw must not keep the next entry from being read. The
+                # gateway's control group puts it into the dead letters; here it only must not stop anybody.
                 log.warning("control entry ignored", entry=entry_id, problem=str(error))
                 self.state = replace(self.state, position=entry_id)
         if self.state is not before:

@@ -14,7 +14,8 @@ async def read_after(
     redis: Redis, after: Mapping[str, str], count: int, block_ms: int | None
 ) -> dict[str, list[Entry]]:
     """Up to `count` entries of each stream that come after the given ids; waits `block_ms` for the first one."""
-    reply: Any = await redis.xread(dict(after), count=count, block=block_ms)
+    streams: Any = dict(after)
+    reply: Any = await redis.xread(streams, count=count, block=block_ms)
     return entries_by_stream(reply)
 
 

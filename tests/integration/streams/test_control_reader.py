@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import orjson
@@ -14,6 +15,7 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.control_state import ControlState
+from shared.events.control import parse_control
 from shared.events.tasks import TaskRef, TaskType
 from shared.partitions import CONTROL
 from shared.streams import control_reader
@@ -43,8 +45,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def order(redis: Redis, **event: object) -> str:
-    entry_id: bytes = await redis.xadd(CONTROL, {"data": orjson.dumps(event)})
-    return entry_id.decode()
+    entry_id: Any = await redis.xadd(CONTROL, {"data": orjson.dumps(event)})
+    return str(entry_id, "ascii")
 
 
 def engaged(provider: str) -> dict[str, object]:
@@ -98,9 +100,7 @@ async def test_more_than_a_page_is_caught_up_at_once(
             + b'"}, "monthly_cents": "NaN"}'
         },
         # Valid, and once too much for the arithmetic: there is no later hour than this year's last.
-        {
-            "data": b'{"type":"kill_switch.engaged","reason":"r","scope":{"provider":"x"},"until":"9999-12-31T23:59:59-12:00"}'
-        },
+        {"data": orjson.dumps({**engaged(f"p-{uuid4()}"), "until": "9999-12-31T23:59:59-12:00"})},
     ],
 )
 async def test_a_strange_entry_stops_nobody(redis_as: Callable[[str], Redis], fields: dict[str, bytes]) -> None:
@@ -117,12 +117,11 @@ async def test_an_entry_that_breaks_the_fold_stops_nobody(
 ) -> None:
     operator, reader = redis_as("operator"), ControlReader(redis_as("executor"), 2000)
     name, poison = f"p-{uuid4()}", f"p-{uuid4()}"
-    parse = control_reader.parse_control
 
     def breaks(data: bytes | None) -> object:
         if data and poison.encode() in data:
             raise ArithmeticError("nobody foresaw this")
-        return parse(data)
+        return parse_control(data)
 
     monkeypatch.setattr(control_reader, "parse_control", breaks)
     async with following(reader):
@@ -131,7 +130,7 @@ async def test_an_entry_that_breaks_the_fold_stops_nobody(
         await until(lambda: stops(reader.state, name))
 
 
-async def test_it_is_stale_until_it_has_read_and_fresh_at_once_on_a_quiet_stream(
+async def test_it_is_stale_until_it_has_read_and_fresh_at_once(
     redis_as: Callable[[str], Redis],
 ) -> None:
     reader = ControlReader(redis_as("executor"), 2000)

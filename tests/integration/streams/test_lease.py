@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -30,7 +31,8 @@ class Bench:
         await lease.commit(token, [command, ("HSET", self.partition.policy, "at", value)], [self.partition.decisions])
 
     async def written(self) -> list[bytes]:
-        return [fields[b"v"] for _, fields in await self.redis.xrange(self.partition.decisions)]
+        entries: Any = await self.redis.xrange(self.partition.decisions)
+        return [fields[b"v"] for _, fields in entries]
 
     async def taken(self, lease: Lease) -> int:
         """Take it as soon as it is free."""
@@ -41,8 +43,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_as: Callable[[str], Redis]) -> AsyncIterator[Bench]:
-    yield Bench(redis_as("policy"))
+async def bench(redis_as: Callable[[str], Redis]) -> Bench:
+    return Bench(redis_as("policy"))
 
 
 async def test_one_holder_at_a_time(bench: Bench) -> None:
