@@ -1,4 +1,4 @@
-"""Histories as the log would hold them: policy's own rules decide, the gateway's and the executor's events around them."""
+"""Histories as the log would hold them: policy's own rules decide; gateway's and executor's events are added."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from services.ledger.intake import Record, read_event, read_order
 from services.ledger.projections.rows import Patch
 from services.ledger.sources import order_of
 from services.policy.decide import Owner
+from services.policy.state import Account
 from services.policy.turn import Input
 from shared.control_state import ControlState
 from shared.events.decisions import TaskAllowed, TaskBlocked
 from shared.events.envelope import NAMESPACE, Envelope, Payload, follow
-from shared.events.outcomes import AttemptStarted, TaskFailed, TaskSucceeded, Usage
+from shared.events.outcomes import AttemptStarted, TaskSucceeded, Usage
 from shared.events.tasks import TaskType, task_id_of
 from shared.partitions import Partition
 from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, World, ref
@@ -39,7 +40,15 @@ class History(World):
     orders: list[tuple[str, bytes]] = field(default_factory=list)
     live: list[tuple[Owner, TaskAllowed]] = field(default_factory=list)
     held: list[TaskAllowed] = field(default_factory=list)
-    partition: Partition = Partition(0)
+    partition: Partition = field(default_factory=lambda: Partition(0))
+
+    def __post_init__(self) -> None:
+        for owner in self.owners:
+            self.desk.accounts |= {(owner.tenant_id, owner.user_id): Account(), (owner.tenant_id, None): Account()}
+
+    def task(self, owner: Owner = ALICE, request_id: str | None = None, **fields: Any) -> Envelope:
+        event = super().task(owner, request_id, **fields)
+        return event.model_copy(update={"id": uuid5(owner.tenant_id, f"submitted {self.serial}")})
 
     def order(self, **event: Any) -> None:
         self.serial += 1
@@ -90,9 +99,10 @@ class History(World):
         self.entries.append((getattr(self.partition, stream), f"{self.now_ms}-{self.serial}", event))
 
 
-def play(ops: Sequence[Op], owners: tuple[Owner, ...] = OWNERS) -> History:
+def play(ops: Sequence[Op], owners: tuple[Owner, ...] = OWNERS, start_ms: int = START_MS) -> History:
     """The history that these operations make."""
-    history = History(config=replace(CONFIG, monthly_cap=40 * CENT, hourly_threshold=10 * CENT), owners=owners)
+    config = replace(CONFIG, monthly_cap=40 * CENT, hourly_threshold=10 * CENT)
+    history = History(config=config, owners=owners, now_ms=start_ms)
     for name, who, amount in ops:
         history.now_ms += 1 + amount * 7
         _OPS[name](history, who, amount)

@@ -1,0 +1,127 @@
+"""The ledger on real servers, in the database and Redis roles that it has in production."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from redis.asyncio import Redis
+
+from services.ledger import sessions
+from services.ledger.projections import TABLES
+from services.ledger.sources import PartitionSource
+from services.ledger.writer import Writer
+from services.policy.decide import Owner
+from shared.events.envelope import Envelope
+from shared.partitions import Partition
+from shared.settings import Settings
+from skeldir.embedded import EmbeddedPostgres
+from tests.unit.ledger.history import HOUR_MS, NAMES, START_MS, History, Op, play
+
+DEADLINE_S = 15.0
+
+
+async def eventually(look: Callable[[], Awaitable[Any]], what: str) -> Any:
+    """The first result of `look` that is true."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not (found := await look()):
+            await asyncio.sleep(0.01)
+    return found
+
+
+@pytest.fixture
+async def as_ledger(postgres: EmbeddedPostgres) -> AsyncIterator[Any]:
+    """A connection as the ledger service."""
+    connection = await asyncpg.connect(postgres.url("skeldir_ledger"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def as_user(postgres: EmbeddedPostgres) -> AsyncIterator[Any]:
+    """A connection as a reader."""
+    connection = await asyncpg.connect(postgres.url("app_user"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def as_superuser(postgres: EmbeddedPostgres) -> AsyncIterator[Any]:
+    """A connection that sees everything, to check the others by."""
+    connection = await asyncpg.connect(postgres.url("postgres"))
+    yield connection
+    await connection.close()
+
+
+@dataclass
+class Bench:
+    """One partition of a test's own: what policy, gateway and executor would have written, and the ledger's writer."""
+
+    redis_as: Callable[[str], Redis]
+    database_url: str
+    partition: Partition
+    tenant: UUID
+    users: tuple[UUID, UUID]
+
+    @property
+    def owners(self) -> tuple[Owner, Owner]:
+        return Owner(self.tenant, self.users[0]), Owner(self.tenant, self.users[1])
+
+    def history(self, ops: Sequence[Op]) -> History:
+        """A history of this bench's tenant, on a day of its own, so that its orders have ids of their own."""
+        return play(ops, self.owners, START_MS - (self.tenant.int % 19_000) * 24 * HOUR_MS)
+
+    async def append(self, *entries: tuple[str, str, Envelope]) -> None:
+        """Into the log, each event into its stream of this partition."""
+        admin = self.redis_as("admin")
+        for stream, _, event in entries:
+            stage = stream.rpartition(":")[2]
+            await admin.xadd(getattr(self.partition, stage), event.to_entry())
+
+    @asynccontextmanager
+    async def writer(self, name: str = "one", **changed: Any) -> AsyncIterator[Writer]:
+        """A writer that wants this partition, until the block ends (it is then killed, not stopped)."""
+        redis = self.redis_as("ledger")
+        settings = Settings(lease_ttl_ms=500).model_copy(update=changed)
+        async with sessions.pool(self.database_url, name=name, size=2) as pool:
+            source, partition = PartitionSource(self.partition), self.partition
+            writer = Writer(pool, redis, source, partition.lease("ledger"), name, settings, partition.ledger)
+            task = asyncio.create_task(writer.run())
+            try:
+                yield writer
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def bench(redis_as: Callable[[str], Redis], postgres: EmbeddedPostgres) -> Bench:
+    """A partition and a tenant that no other test uses."""
+    number = uuid4().int % 1_000_000 + 1000
+    return Bench(redis_as, postgres.url("skeldir_ledger"), Partition(number), uuid4(), (uuid4(), uuid4()))
+
+
+# Every kind of event, and each table with a row: hours and months, both users, all ends, orders.
+FULL: tuple[Op, ...] = (
+    ("submit", 0, 3), ("succeed", 0, 8), ("submit", 0, 2), ("succeed", 0, 5), ("submit", 1, 1), ("fail", 0, 0),
+    ("submit", 0, 3), ("cached", 0, 0), ("submit", 0, 1), ("fail", 0, 2), ("resolve", 0, 6), ("submit", 1, 4),
+    ("stop", 0, 0), ("submit", 1, 2), ("expire", 0, 0), ("succeed", 0, 40), ("submit", 1, 4), ("order", 0, 0),
+    ("order", 0, 10), ("order", 0, 5), ("submit", 0, 1), ("wait", 1, 0), ("submit", 0, 1), ("fail", 0, 2),
+    ("submit", 1, 1), ("order", 0, 2),
+)  # fmt: skip
+assert {name for name, _, _ in FULL} == set(NAMES)
+
+
+async def snapshot(connection: Any, tenant: UUID) -> dict[str, list[Any]]:
+    """Every row of the tenant in every projection, comparable."""
+    found = {}
+    for table in TABLES:
+        rows = await connection.fetch(f"SELECT * FROM {table.name} WHERE tenant_id = $1", tenant)
+        found[table.name] = sorted((dict(row) for row in rows), key=lambda row: [str(row[name]) for name in table.key])
+    return found

@@ -1,0 +1,212 @@
+"""Isolation: every table and view that the catalogue knows, in the roles of production."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from services.ledger import books, sessions
+from skeldir.embedded import EmbeddedPostgres
+from tests.integration.ledger.conftest import FULL, Bench
+
+RUNTIME_ROLES = ("skeldir_ledger", "app_user", "app_ro", "app_rw", "skeldir_auditor", "skeldir_operator")
+UNPROTECTED = """
+SELECT relname FROM pg_class
+WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT (relrowsecurity AND relforcerowsecurity)
+"""
+VIEWS_WITHOUT_INVOKER = """
+SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND (relkind = 'm' OR relkind = 'v'
+AND NOT coalesce(reloptions::text[] @> ARRAY['security_invoker=true'], false))
+"""
+POLICIES_WITHOUT_ROLE = "SELECT tablename, policyname FROM pg_policies WHERE roles = '{public}'"
+RELATIONS = """
+SELECT c.relname AS name, EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'tenant_id')
+  AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'user_id') AS of_user
+FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm') ORDER BY 1
+"""
+
+
+async def fill(bench: Bench, ledger: Any) -> None:
+    """A row of the bench's first user in every table, and of the second in many."""
+    history = bench.history(FULL)
+    first = history.orders
+    history.order(
+        type="key.created", key_id=f"key-{uuid4().hex[:8]}", secret_sha256="0" * 64, tenant_id=str(bench.tenant),
+        user_id=str(bench.users[0]), role="producer",
+    )  # fmt: skip
+    scope = {"tenant_id": str(bench.tenant), "user_id": str(bench.users[0])}
+    history.order(type="kill_switch.engaged", scope=scope, reason="stop")
+    history.order(type="limits.set", scope=scope, hourly_cents=1)
+    assert first is history.orders
+    await books.commit(ledger, {}, {}, history.records() + history.control_records())
+
+
+@pytest.fixture
+async def relations(bench: Bench, as_ledger: Any, as_superuser: Any) -> list[asyncpg.Record]:
+    """Every table and view, with rows of two users in them."""
+    await fill(bench, as_ledger)
+    rows: list[asyncpg.Record] = await as_superuser.fetch(RELATIONS)
+    assert len(rows) > 20
+    return rows
+
+
+async def count(connection: Any, name: str, tenant: UUID | None, *users: UUID, role: str | None = None) -> int:
+    async with sessions.reading(connection, role, tenant, users):
+        return int(await connection.fetchval(f"SELECT count(*) FROM {name}"))
+
+
+async def test_the_right_pair_sees_its_rows(bench: Bench, as_user: Any, relations: list[Any]) -> None:
+    blind = {row["name"] for row in relations if not await count(as_user, row["name"], bench.tenant, bench.users[0])}
+    internal = {"alembic_version", "checkpoints", "dead_letters", "read_audit", "skipped_entries"}
+    assert blind == {*internal, "tenant_budget_state"}
+
+
+async def test_a_wrong_user_a_wrong_tenant_and_nobody_see_nothing(
+    bench: Bench, as_user: Any, relations: list[Any]
+) -> None:
+    for row in relations:
+        assert await count(as_user, row["name"], bench.tenant, uuid4()) == 0, row["name"]
+        assert await count(as_user, row["name"], uuid4(), bench.users[0]) == 0, row["name"]
+        assert await count(as_user, row["name"], bench.tenant) == 0, row["name"]
+        assert await count(as_user, row["name"], None, bench.users[0]) == 0, row["name"]
+        assert await count(as_user, row["name"], None) == 0, row["name"]
+
+
+async def test_without_any_setting_nobody_sees_anything(postgres: EmbeddedPostgres, relations: list[Any]) -> None:
+    """A fresh session, in which the settings were never made."""
+    connection = await asyncpg.connect(postgres.url("app_user"))
+    try:
+        for row in relations:
+            assert await connection.fetchval(f"SELECT count(*) FROM {row['name']}") == 0, row["name"]
+    finally:
+        await connection.close()
+
+
+async def test_rows_are_only_of_the_pair(bench: Bench, as_user: Any, relations: list[Any]) -> None:
+    for row in relations:
+        if row["of_user"]:
+            async with sessions.reading(as_user, None, bench.tenant, [bench.users[0]]):
+                owners = await as_user.fetch(f"SELECT DISTINCT tenant_id, user_id FROM {row['name']}")
+            assert {tuple(one) for one in owners} <= {(bench.tenant, bench.users[0])}, row["name"]
+
+
+async def test_several_users_of_one_tenant_are_one_dashboard(bench: Bench, as_user: Any, relations: list[Any]) -> None:
+    both = await count(as_user, "llm_api_calls", bench.tenant, *bench.users)
+    each = [await count(as_user, "llm_api_calls", bench.tenant, user) for user in bench.users]
+    assert both == sum(each)
+    assert all(each)
+
+
+async def test_every_table_forces_row_level_security(as_superuser: Any) -> None:
+    assert await as_superuser.fetch(UNPROTECTED) == []
+    assert await as_superuser.fetch(VIEWS_WITHOUT_INVOKER) == []
+    assert await as_superuser.fetch(POLICIES_WITHOUT_ROLE) == []
+
+
+async def test_a_new_table_or_view_without_it_would_be_found(as_superuser: Any) -> None:
+    """The checks of this file, checked."""
+    transaction = as_superuser.transaction()
+    await transaction.start()
+    try:
+        await as_superuser.execute("CREATE TABLE forgotten (id integer); CREATE VIEW leaky AS SELECT * FROM forgotten")
+        await as_superuser.execute("CREATE POLICY for_all ON forgotten USING (true)")
+        assert [row["relname"] for row in await as_superuser.fetch(UNPROTECTED)] == ["forgotten"]
+        assert [row["relname"] for row in await as_superuser.fetch(VIEWS_WITHOUT_INVOKER)] == ["leaky"]
+        assert [row["policyname"] for row in await as_superuser.fetch(POLICIES_WITHOUT_ROLE)] == ["for_all"]
+    finally:
+        await transaction.rollback()
+
+
+async def test_tenant_comes_first_in_every_index(as_superuser: Any) -> None:
+    """Where a table has the column; a primary key that is one id is the exception."""
+    rows = await as_superuser.fetch(
+        "SELECT i.indexrelid::regclass::text AS name FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indrelid "
+        "JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attname = 'tenant_id' "
+        "WHERE c.relnamespace = 'public'::regnamespace AND i.indkey[0] <> a.attnum "
+        "AND NOT (i.indisprimary AND i.indnatts = 1)"
+    )
+    assert rows == []
+
+
+async def test_no_runtime_role_is_more_than_it_says(as_superuser: Any) -> None:
+    rows = await as_superuser.fetch(
+        "SELECT rolname, rolcanlogin, "
+        "rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb OR rolreplication AS too_much, "
+        "EXISTS (SELECT FROM pg_class WHERE relowner = r.oid) AS owns FROM pg_roles AS r WHERE rolname = ANY ($1)",
+        list(RUNTIME_ROLES),
+    )
+    assert {row["rolname"]: row["rolcanlogin"] for row in rows} == {
+        name: name in ("skeldir_ledger", "app_user") for name in RUNTIME_ROLES
+    }
+    assert not [row["rolname"] for row in rows if row["too_much"] or row["owns"]]
+
+
+async def test_the_owner_is_held_by_row_level_security_too(postgres: EmbeddedPostgres, relations: Any) -> None:
+    owner = await asyncpg.connect(postgres.url("skeldir_owner"))
+    try:
+        assert await owner.fetchval("SELECT count(*) FROM events") == 0
+    finally:
+        await owner.close()
+
+
+@pytest.mark.parametrize("statement", ["UPDATE events SET body = ''", "DELETE FROM events", "TRUNCATE events"])
+async def test_events_are_append_only(statement: str, as_ledger: Any, as_superuser: Any, relations: list[Any]) -> None:
+    """By grant for the ledger; by trigger even for those whom no grant holds."""
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="permission denied"):
+        await as_ledger.execute(statement)
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+        await as_superuser.execute(statement)
+
+
+@pytest.mark.parametrize("role", ["app_user", "app_rw", "app_ro", "skeldir_operator", "skeldir_auditor"])
+async def test_readers_cannot_write(role: str, as_superuser: Any) -> None:
+    rows = await as_superuser.fetch(
+        "SELECT c.relname FROM pg_class AS c "
+        "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v') AND has_table_privilege($1, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')",
+        role,
+    )
+    assert rows == []
+
+
+async def test_app_user_cannot_take_another_role(as_user: Any) -> None:
+    for role in ("skeldir_ledger", "skeldir_operator", "skeldir_auditor", "skeldir_owner"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await as_user.execute(f"SET ROLE {role}")
+
+
+async def test_settings_do_not_reach_the_next_borrower(
+    bench: Bench, postgres: EmbeddedPostgres, relations: Any
+) -> None:
+    async with sessions.pool(postgres.url("skeldir_ledger"), name="borrowers", size=1) as pool:
+        async with pool.acquire() as first:
+            assert await count(first, "llm_api_calls", bench.tenant, bench.users[0], role=sessions.USER) > 0
+            first_pid = first.get_server_pid()
+        async with pool.acquire() as second:
+            assert second.get_server_pid() == first_pid
+            assert not await second.fetchval("SELECT current_setting('app.current_tenant_id', true)")
+            assert not await second.fetchval("SELECT current_setting('app.current_user_id', true)")
+            assert await second.fetchval("SELECT current_user") == "skeldir_ledger"
+
+
+async def test_an_auditor_sees_one_tenant_and_an_operator_all(bench: Bench, as_ledger: Any, relations: Any) -> None:
+    other = Bench(bench.redis_as, bench.database_url, bench.partition, uuid4(), (uuid4(), uuid4()))
+    await fill(other, as_ledger)
+    for role, tenant, expected in (
+        (sessions.AUDITOR, bench.tenant, {bench.tenant}),
+        (sessions.AUDITOR, None, set()),
+        (sessions.OPERATOR, None, {bench.tenant, other.tenant}),
+    ):
+        async with sessions.reading(as_ledger, role, tenant):
+            rows = await as_ledger.fetch(
+                "SELECT DISTINCT tenant_id FROM llm_api_calls WHERE tenant_id = ANY ($1)", [bench.tenant, other.tenant]
+            )
+        assert {row["tenant_id"] for row in rows} == expected
+
+
+async def test_policies_are_evaluated_once_a_query(as_user: Any) -> None:
+    plan = "\n".join(row[0] for row in await as_user.fetch("EXPLAIN SELECT * FROM llm_api_calls"))
+    assert "InitPlan" in plan
+    assert "current_setting" not in plan.split("InitPlan")[0]
