@@ -163,10 +163,12 @@ async def test_events_are_append_only(statement: str, as_ledger: Any, as_superus
 
 @pytest.mark.parametrize("role", ["app_user", "app_rw", "app_ro", "skeldir_operator", "skeldir_auditor"])
 async def test_readers_cannot_write(role: str, as_superuser: Any) -> None:
+    writes = "INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER"
     rows = await as_superuser.fetch(
-        "SELECT c.relname FROM pg_class AS c "
-        "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v') AND has_table_privilege($1, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')",
+        "SELECT c.relname FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace "
+        "AND relkind IN ('r', 'p', 'v') AND has_table_privilege($1, c.oid, $2)",
         role,
+        writes,
     )
     assert rows == []
 
