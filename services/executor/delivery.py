@@ -23,8 +23,8 @@ class Delivery:
     allowed: TaskAllowed
     tenant_id: UUID
     user_id: UUID
-    taken_over: bool = False
-    """It was delivered to another executor first, which has gone silent."""
+    redelivered: bool = False
+    """It was delivered before: to an executor that has gone silent, or to this one, which lost it from sight."""
 
     @property
     def decision_id(self) -> UUID:
@@ -51,10 +51,10 @@ class Delivery:
         return follow(self.event, payload, source=SOURCE, now_ms=now_ms, ordinal=ordinal)
 
 
-def delivery_of(partition: Partition, entry_id: str, event: Envelope, *, taken_over: bool) -> Delivery | None:
-    """The delivery, or None for an event that is no work. Raises ValueError where it does not say whose it is."""
+def delivery_of(partition: Partition, entry_id: str, event: Envelope, *, redelivered: bool) -> Delivery:
+    """The delivery of an allowed task. Raises ValueError for an event that is none, or does not say whose it is."""
     if not isinstance(event.data, TaskAllowed):
-        return None
+        raise ValueError(f"the entry's type says {TaskAllowed.event_type}, its event {event.type}")
     if event.tenantid is None or event.userid is None:
         raise ValueError(f"{event.type} {event.id} names no tenant and user")
-    return Delivery(partition, entry_id, event, event.data, event.tenantid, event.userid, taken_over)
+    return Delivery(partition, entry_id, event, event.data, event.tenantid, event.userid, redelivered)

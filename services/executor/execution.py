@@ -1,4 +1,8 @@
-"""What may be done with a delivered decision, now. Pure: asked on its delivery, and again right before the call."""
+"""What may be done with a delivered decision, now. Pure: the record, the orders and the time come in as values.
+
+delivered --before--> Over | Lost | Untouched --permission--> Go | Stop | Expired --call--> answer or failure
+                                                    ^--------------- asked again right before each call
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,54 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from services.executor.delivery import Delivery
+from services.executor.providers.protocol import ProviderFailure
 from shared.control_state import ControlState
 from shared.events.decisions import BlockReason
+
+FIRST_RETRY_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What the task's record says. `lost`: how many attempts ended nobody knows how, and were followed by another."""
+
+    decision: str = ""
+    state: str = ""
+    owner: str = ""
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """The decision was worked off, or another has taken its place: nothing is left to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """`owner` began the call and is gone: nobody knows whether money went. `again`: the task may be decided anew."""
+
+    owner: str
+    again: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Untouched:
+    """No call was begun."""
+
+
+def before(delivery: Delivery, record: Record, max_attempts: int) -> Over | Lost | Untouched:
+    """What became of a decision while others had it."""
+    if record.decision != str(delivery.decision_id) or record.state in ("ended", "expired"):
+        return Over()
+    if record.state == "attempting":
+        safe = delivery.allowed.task.retry_safe and record.lost + 1 < max_attempts
+        return Lost(record.owner, again=safe)
+    return Untouched()
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """A call may start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,21 +68,44 @@ class Stop:
     explanation: dict[str, Any] = field(default_factory=dict)
 
 
-def expired(delivery: Delivery, now_ms: int) -> bool:
-    """Whether the permission is too old to use: what it was based on may no longer hold."""
-    return now_ms >= delivery.allowed.expires_at_ms
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The permission is too old: what it was based on may no longer hold. Policy decides again."""
 
 
-def stop_for(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: int) -> Stop | None:
-    """Why no call may start for this task now, though policy allowed it: an order came since, or might have."""
+Permission = Go | Stop | Expired
+
+
+def permission(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: int) -> Permission:
+    """Whether a call may start for this task now, though policy allowed it: an order came since, or might have."""
+    if now_ms >= delivery.allowed.expires_at_ms:
+        return Expired()
     if stale:
         return Stop(BlockReason.CONTROL_STALE, {"problem": "the control stream could not be read in time"})
-    task = delivery.allowed.task
-    switch = control.switch_for(delivery.tenant_id, delivery.user_id, task, now_ms)
+    switch = control.switch_for(delivery.tenant_id, delivery.user_id, delivery.allowed.task, now_ms)
     if switch is not None:
         seen = {"reason": switch.reason, "actor": switch.actor, "since_ms": switch.since_ms}
         return Stop(BlockReason.KILL_SWITCH, seen)
     shutoff = control.shutoff_for(delivery.tenant_id, delivery.user_id, now_ms)
     if shutoff is not None:
         return Stop(shutoff.reason, {"actor": shutoff.actor, "until_ms": shutoff.until_ms})
-    return None
+    return Go()
+
+
+def without_answer(delivery: Delivery) -> Go | Stop:
+    """Whether a call may be made where the cache has no answer."""
+    if delivery.allowed.cache_only:
+        return Stop(BlockReason.BREAKER_OPEN, {"problem": "the breaker is open, and the cache has no answer"})
+    return Go()
+
+
+def wait_before_retry(failure: ProviderFailure, number: int, max_attempts: int, left_s: float) -> float | None:
+    """Seconds until attempt `number` is followed by another; None where it is the last.
+
+    Only where it is certain that nothing was spent, and only if the wait ends before the task's time does.
+    """
+    if not failure.retry or failure.spend != "none" or number >= max_attempts:
+        return None
+    asked_s = failure.retry_after_s
+    wait_s = FIRST_RETRY_S * 2.0 ** (number - 1) if asked_s is None else asked_s
+    return wait_s if wait_s < left_s else None

@@ -2,26 +2,59 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import structlog
 from redis.asyncio import Redis
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import TimeoutError as NoReply
 
 from services.executor.delivery import Delivery
+from services.executor.execution import Record
 from shared.events.envelope import Envelope
+from shared.events.outcomes import DecisionExpired
 from shared.events.results import END_EVENTS, result_of
 from shared.settings import Settings
 from shared.streams.connection import script
+from shared.streams.lease import Word
 from shared.streams.pipeline import ScriptPipeline
 
+T = TypeVar("T")
+
 GROUP = "executor"
+# The server may be back in a moment. Until then what is known is kept here: a forgotten end is money unaccounted for.
+PASSING = (
+    ConnectionLost,
+    NoReply,
+    ReadOnlyError,
+    OutOfMemoryError,
+    ClusterDownError,
+    MasterDownError,
+    TryAgainError,
+    OSError,
+)
+FIRST_RETRY_S = 0.02
+LAST_RETRY_S = 1.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the server said: `begun`, `done`, `ended`, `expired`, `superseded`, or `attempting` by `owner`."""
+    """What the server said: `begun`, `done`, `superseded`; `ended`, `expired` or `attempting`, and by whom."""
 
     said: str
-    owner: str = ""
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,29 +66,41 @@ class Answered:
 
 
 class Journal:
-    """The executor's writes to one log."""
+    """One executor's writes to the log. They wait for a server that is away; how many wait is bounded by the room."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
-        self._pipeline = ScriptPipeline(redis)
-        self._redis = redis
+    def __init__(self, redis: Redis, executor: str, settings: Settings) -> None:
+        self.pipeline = ScriptPipeline(redis)
+        self._executor = executor
         self._begin = script(redis, "services.executor", "begin")
         self._finish = script(redis, "services.executor", "finish")
         self._result_ttl_ms = settings.result_ttl_seconds * 1000
         self._cache_ttl_ms = settings.cache_ttl_seconds * 1000
 
-    async def begin(self, delivery: Delivery, executor: str, attempt_no: int, event: Envelope) -> Verdict:
-        """Record an attempt; only after `begun` may its call be made."""
+    async def look(self, delivery: Delivery) -> Record:
+        """What the task's record says."""
+        key = delivery.partition.task(delivery.allowed.task.task_id)
+
+        async def ask(again: bool) -> list[bytes | None]:
+            reply: list[bytes | None] = await self.pipeline.command("HMGET", key, "decision", "state", "owner", "lost")
+            return reply
+
+        decision, state, owner, lost = ((word or b"").decode() for word in await self._insist(ask))
+        return Record(decision, state, owner, int(lost or 0))
+
+    async def begin(self, delivery: Delivery, number: int, event: Envelope) -> Verdict:
+        """Record attempt `number`; only after `begun` may its call be made."""
         partition = delivery.partition
-        return _verdict(
-            await self._pipeline.run(
-                self._begin,
-                [partition.task(delivery.allowed.task.task_id), partition.outcomes, partition.decisions],
-                [
-                    str(delivery.decision_id), executor, attempt_no, GROUP, delivery.entry_id,
-                    event.type, event.to_json(),
-                ],
+        keys = [partition.task(delivery.allowed.task.task_id), partition.outcomes, partition.decisions]
+        data = event.to_json()
+
+        async def ask(again: bool) -> list[bytes]:
+            words: list[Word] = [str(delivery.decision_id), self._executor, number, GROUP, delivery.entry_id]
+            reply: list[bytes] = await self.pipeline.run(
+                self._begin, keys, [*words, event.type, data, "1" if again else ""]
             )
-        )  # fmt: skip
+            return reply
+
+        return _verdict(await self._insist(ask))
 
     async def finish(
         self,
@@ -63,34 +108,73 @@ class Journal:
         owner: str,
         event: Envelope,
         *,
-        leads_flight: bool = False,
+        flight: str | None = None,
         cache: Answered | None = None,
     ) -> Verdict:
-        """End the delivery with `event`. `owner` is the executor whose attempt ends, or empty where none was begun."""
+        """End the delivery with `event`. `owner` is the executor whose attempt ends, or empty where none was begun.
+
+        `flight` is the key of the flight that this task leads, and now frees. A second try after a lost reply is `done`
+        if the first one was.
+        """
         partition, task = delivery.partition, delivery.allowed.task
         record = partition.task(task.task_id)
         ends = event.type in END_EVENTS
-        key = task.cache_key
-        return _verdict(
-            await self._pipeline.run(
-                self._finish,
-                [
-                    record, partition.outcomes, partition.decisions,
-                    partition.cache(key) if key else record, partition.flight(key) if key else record,
-                ],
-                [
-                    str(delivery.decision_id), owner, GROUP, delivery.entry_id,
-                    "ended" if ends else "expired", result_of(event).model_dump_json() if ends else "",
-                    self._result_ttl_ms, event.type, event.to_json(),
-                    str(task.task_id) if leads_flight else "",
-                    cache.watermark if cache else "", cache.answer if cache else "", self._cache_ttl_ms,
-                ],
-            )
-        )  # fmt: skip
+        cached = partition.cache(task.cache_key) if task.cache_key else record
+        keys = [record, partition.outcomes, partition.decisions, cached, flight or record]
+        lost = isinstance(event.data, DecisionExpired) and event.data.spend == "uncertain"
+        words: list[Word] = [
+            str(delivery.decision_id),
+            owner,
+            GROUP,
+            delivery.entry_id,
+            "ended" if ends else "expired",
+            result_of(event).model_dump_json() if ends else "",
+            self._result_ttl_ms,
+            event.type,
+            event.to_json(),
+            str(task.task_id) if flight else "",
+            cache.watermark if cache else "",
+            cache.answer if cache else "",
+            self._cache_ttl_ms,
+            self._executor,
+            "1" if lost else "",
+        ]
+
+        async def ask(again: bool) -> Verdict:
+            verdict = _verdict(await self.pipeline.run(self._finish, keys, words))
+            done_before = again and verdict.said in ("ended", "expired") and verdict.who == self._executor
+            return Verdict("done") if done_before else verdict
+
+        return await self._insist(ask)
 
     async def append(self, delivery: Delivery, event: Envelope) -> None:
-        """Add an event about a task that has ended already (what became of an uncertain attempt)."""
-        await self._redis.xadd(delivery.partition.outcomes, event.to_entry())
+        """Add an event about a task that has ended already. It may be there twice; its id tells."""
+
+        async def ask(again: bool) -> Any:
+            return await self.pipeline.command(
+                "XADD", delivery.partition.outcomes, "*", "type", event.type, "data", event.to_json()
+            )
+
+        await self._insist(ask)
+
+    async def acknowledge(self, delivery: Delivery) -> None:
+        """Nothing is left to do for this delivery."""
+
+        async def ask(again: bool) -> Any:
+            return await self.pipeline.command("XACK", delivery.partition.decisions, GROUP, delivery.entry_id)
+
+        await self._insist(ask)
+
+    async def _insist(self, ask: Callable[[bool], Awaitable[T]]) -> T:
+        """Ask until there is a reply, or this executor stops. `ask` is told whether it was asked before."""
+        wait_s, again = FIRST_RETRY_S, False
+        while True:
+            try:
+                return await ask(again)
+            except PASSING as error:
+                log.warning("the log is away; asks again", error=str(error), wait_s=wait_s)
+            await asyncio.sleep(wait_s)
+            wait_s, again = min(wait_s * 2, LAST_RETRY_S), True
 
 
 def _verdict(reply: list[bytes]) -> Verdict:

@@ -10,9 +10,10 @@ from functools import partial
 from starlette.applications import Starlette
 
 from services.executor import providers
-from services.executor.cache import Cache
+from services.executor.attempts import Attempts
 from services.executor.journal import Journal
 from services.executor.performance import Performer
+from services.executor.room import Room
 from services.executor.worker import PartitionWorker
 from shared.clock import ServerClock
 from shared.partitions import Partition
@@ -26,14 +27,16 @@ async def serve(settings: Settings) -> None:
     """Perform what policy allowed, until stopped."""
     name = f"executor-{os.getpid()}-{secrets.token_hex(4)}"
     assert settings.redis_url is not None, "the command line checks that"
-    redis = connect(settings.redis_url, client_name=name, max_connections=settings.executor_concurrency + 64)
+    redis = connect(settings.redis_url, client_name=name, max_connections=4 * settings.partitions + 64)
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
     known = providers.by_name()
-    performer = Performer(name, Journal(redis, settings), Cache(redis), control, clock, known, settings)
-    room = asyncio.Semaphore(settings.executor_concurrency)
+    room = Room(settings.executor_concurrency)
+    journal = Journal(redis, name, settings)
+    attempts = Attempts(name, journal, control, clock, known, settings)
+    performer = Performer(name, journal, attempts, clock, settings)
     workers = [
-        PartitionWorker(redis, Partition(number), name, performer, room, settings)
+        PartitionWorker(redis, Partition(number), name, performer, control, room, settings)
         for number in range(settings.partitions)
     ]
 
@@ -46,6 +49,6 @@ async def serve(settings: Settings) -> None:
     try:
         await run("executor", app, settings.executor_host, settings.executor_port, tasks, settings)
     finally:
-        await performer.close()
+        await attempts.close()
         await asyncio.gather(*(provider.close() for provider in known.values()))
         await redis.aclose()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import orjson
+
 BOUNDARY_ID = "b07_p3_aisuite_chokepoint"
 MAX_TOKENS = 2**31 - 1
 MAX_DEPTH = 64
@@ -20,8 +22,8 @@ def text(value: Any) -> str:
 
 def tree(value: Any, depth: int = 0) -> Any:
     """The same for a JSON value; what JSON cannot hold becomes its text."""
-    if depth > MAX_DEPTH:
-        return text(value)
+    if depth > MAX_DEPTH and isinstance(value, dict | list | tuple):
+        return "[nested too deeply]"
     if isinstance(value, dict):
         return {text(key): tree(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -43,6 +45,11 @@ def trace(value: Any) -> dict[str, Any]:
         return {}
     kept = tree(value)
     return kept if isinstance(kept, dict) else {"text": kept} if isinstance(kept, str) else {"value": kept}
+
+
+def compact(value: Any) -> str:
+    """A JSON value as text."""
+    return orjson.dumps(tree(value)).decode()
 
 
 def tokens(value: Any) -> int:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
-import httpx
+import httpx2  # the SDK's own transport: what it raises stands behind the SDK's errors, and now and then in their place
 import openai
 from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletion
 
-from services.executor.providers.protocol import Answer, Call, ProviderFailure
-from shared import pricing
+from services.executor.providers.completion import read_completion
+from services.executor.providers.protocol import Answer, Call, ProviderFailure, Spend
 
 # Ours, or the stub's: never sent to a provider.
 _NOT_SENT = frozenset(
@@ -19,7 +21,13 @@ _NOT_SENT = frozenset(
         "cache_enabled", "cache_watermark", "kill_switch", "retry_safe", "raise_error",
     }
 )  # fmt: skip
-_BEFORE_THE_REQUEST = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
+_BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+# Answered by something between us and the provider, which may have done the work and charged for it.
+_PERHAPS_SPENT = frozenset({408, 502, 504, 520, 522, 524})
+_PROVIDERS_FAULT_BELOW_500 = frozenset({408})
+_SECRET = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][\w*.-]{6,}")
+MAX_ANSWER_BYTES = 4 * 2**20
 
 
 class OpenAIProvider:
@@ -29,17 +37,19 @@ class OpenAIProvider:
         self._client: AsyncOpenAI | None = None
 
     async def call(self, call: Call) -> Answer:
+        messages, parameters = messages_of(call.prompt), parameters_of(call)
         try:
-            completion = await self._connected().chat.completions.create(
+            async with self._connected().chat.completions.with_streaming_response.create(
                 model=call.model,
-                messages=_messages(call.prompt),
+                messages=messages,
                 timeout=call.timeout_s,
                 extra_headers={"Idempotency-Key": call.idempotency_key},
-                extra_body=_parameters(call),
-            )
-        except openai.OpenAIError as error:
-            raise _failure(error) from error
-        return _answer(call, completion)
+                extra_body=parameters,
+            ) as response:
+                body = await _bounded(response)
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            raise failure_of(error, self._connected().api_key) from error
+        return read_completion(body, call.provider, call.model)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -51,70 +61,81 @@ class OpenAIProvider:
                 self._client = AsyncOpenAI(max_retries=0)
             except openai.OpenAIError as error:
                 problem = "OPENAI_API_KEY is not set for the executor"
-                raise ProviderFailure("MissingCredentials", problem, counts_for_breaker=False) from error
+                raise ProviderFailure("MissingCredentials", problem, counts_for_breaker=False, asked=False) from error
         return self._client
 
 
-def _messages(prompt: dict[str, Any]) -> Any:
+async def _bounded(response: Any) -> bytes:
+    body = bytearray()
+    async for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            problem = f"the answer has more than {MAX_ANSWER_BYTES} bytes"
+            raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
+    return bytes(body)
+
+
+def messages_of(prompt: dict[str, Any]) -> Any:
+    """`messages`, else `input` or `text` as the user's words. Raises ProviderFailure, which is the caller's fault."""
     messages = prompt.get("messages")
-    if isinstance(messages, list) and messages:
+    if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
         return messages
     text = prompt.get("input", prompt.get("text"))
-    if not isinstance(text, str):
-        raise ProviderFailure("InvalidPrompt", "give messages, input or text", counts_for_breaker=False)
+    if messages or not isinstance(text, str):
+        problem = "give messages (a list of objects), input or text (a string)"
+        raise ProviderFailure("InvalidPrompt", problem, counts_for_breaker=False, asked=False)
     return [{"role": "user", "content": text}]
 
 
-def _parameters(call: Call) -> dict[str, Any]:
+def parameters_of(call: Call) -> dict[str, Any]:
     """What the caller asked for beside the messages, with the output bound that the reservation rests on."""
     found = {
         name: value
         for name, value in call.prompt.items()
         if name not in _NOT_SENT and not name.startswith("simulated_")
     }
-    newer = "max_completion_tokens" in call.prompt or call.model.startswith(("o1", "o3", "o4", "gpt-5"))
+    newer = "max_completion_tokens" in call.prompt or call.model.startswith(_REASONING_MODELS)
     if call.max_output_tokens is not None:
         found["max_completion_tokens" if newer else "max_tokens"] = call.max_output_tokens
     return found
 
 
-def _answer(call: Call, completion: ChatCompletion) -> Answer:
-    usage = completion.usage
-    choice = completion.choices[0] if completion.choices else None
-    message = choice.message if choice else None
-    read = usage.prompt_tokens_details.cached_tokens if usage and usage.prompt_tokens_details else 0
-    inputs, outputs = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-    reasoning = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-    return Answer(
-        output_text=(message.content if message else None) or "",
-        input_tokens=inputs,
-        output_tokens=outputs,
-        # Without usage nobody knows the cost: the reservation counts as spent.
-        cost=pricing.cost(call.provider, call.model, inputs, outputs, cached_input_tokens=read or 0) if usage else None,
-        reasoning_trace=reasoning,
-        metadata={"completion": completion.model_dump(mode="json", exclude_none=True)},
+def failure_of(error: openai.OpenAIError | httpx2.HTTPError, secret: str) -> ProviderFailure:
+    """Whose fault, whether money went, and whether another try makes sense."""
+    kind = type(error).__name__
+    detail = _SECRET.sub("[redacted]", str(error).replace(secret, "[redacted]") if secret else str(error))
+    if isinstance(error, openai.APIStatusError):
+        return _status_failure(error, kind, detail)
+    cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
+    if isinstance(cause, _BEFORE_THE_REQUEST):
+        return ProviderFailure(kind, detail, retry=True)
+    # The request was sent: it may have been worked off, and charged, though its answer was lost or cannot be read.
+    return ProviderFailure(kind, detail, spend="uncertain")
+
+
+def _status_failure(error: openai.APIStatusError, kind: str, detail: str) -> ProviderFailure:
+    status = error.status_code
+    providers_fault = status >= 500 or status in _PROVIDERS_FAULT_BELOW_500
+    spend: Spend = "uncertain" if status in _PERHAPS_SPENT else "none"
+    return ProviderFailure(
+        kind,
+        detail,
+        spend=spend,
+        counts_for_breaker=providers_fault,
+        retry=status in (429, 503),
+        retry_after_s=retry_after(error.response.headers, time.time()),
     )
 
 
-def _failure(error: openai.OpenAIError) -> ProviderFailure:
-    """Whose fault, whether money went, and whether another try makes sense."""
-    kind = type(error).__name__
-    if isinstance(error, openai.RateLimitError):
-        wait = _seconds(error.response.headers.get("retry-after"))
-        return ProviderFailure(kind, str(error), counts_for_breaker=False, retry=True, retry_after_s=wait)
-    if isinstance(error, openai.APIStatusError):
-        ours = error.status_code < 500 and error.status_code not in (408, 409)
-        return ProviderFailure(kind, str(error), counts_for_breaker=not ours, retry=error.status_code == 503)
-    if isinstance(error, openai.APIConnectionError):
-        if isinstance(error.__cause__, _BEFORE_THE_REQUEST):
-            return ProviderFailure(kind, str(error), retry=True)
-        return ProviderFailure(kind, str(error), spend="uncertain")
-    # An answer that the SDK cannot read was an answer: it may well be billed.
-    return ProviderFailure(kind, str(error), spend="uncertain")
-
-
-def _seconds(header: str | None) -> float | None:
+def retry_after(headers: httpx2.Headers, now_s: float) -> float | None:
+    """Seconds that the provider asks us to wait: `Retry-After` as a number or a date, or `retry-after-ms`."""
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            wait_s = float(headers[name]) * unit_s
+        except (KeyError, ValueError):
+            continue
+        return max(0.0, wait_s) if wait_s < float("inf") else None
     try:
-        return max(0.0, float(header)) if header is not None else None
-    except ValueError:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now_s)
+    except (KeyError, ValueError):
         return None

@@ -18,7 +18,7 @@ class Call:
     max_output_tokens: int | None
     timeout_s: float
     idempotency_key: str
-    """The same for each attempt of one task, for providers that can tell a repeat by it."""
+    """The same for every attempt of one task, for providers that can tell a repeat by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class ProviderFailure(Exception):
         counts_for_breaker: bool = True,
         retry: bool = False,
         retry_after_s: float | None = None,
+        answer: Answer | None = None,
+        asked: bool = True,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -54,13 +56,17 @@ class ProviderFailure(Exception):
         self.counts_for_breaker = counts_for_breaker
         self.retry = retry
         self.retry_after_s = retry_after_s
+        self.asked = asked
+        """False where the provider was not even asked."""
+        self.answer = answer
+        """What it cost all the same; only with spend `certain`."""
 
 
 class Provider(Protocol):
-    """Makes calls. Raises ProviderFailure, and nothing else on purpose."""
+    """Makes calls. Raises ProviderFailure; anything else counts as a failure after which nobody knows the cost."""
 
     async def call(self, call: Call) -> Answer:
-        """One call, bounded by `call.timeout_s` from outside."""
+        """One call. Bounded from outside; `call.timeout_s` is when nobody listens any more."""
 
     async def close(self) -> None:
         """Let connections go."""

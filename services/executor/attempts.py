@@ -1,0 +1,191 @@
+"""Making calls: each is recorded before it is made, checked right before it starts, and listened to when it is late."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from services.executor import ends
+from services.executor.delivery import Delivery
+from services.executor.execution import Expired, Go, Permission, Stop, permission, wait_before_retry
+from services.executor.journal import Journal, Verdict
+from services.executor.metrics import LATE_RESULTS, PROVIDER_SECONDS
+from services.executor.providers import Answer, Call, Provider, ProviderFailure
+from shared.clock import Clock
+from shared.events.envelope import Payload
+from shared.events.outcomes import TaskFailed, Usage
+from shared.settings import Settings
+from shared.streams.control_reader import ControlReader
+
+log = structlog.get_logger(__name__)
+
+_Calling = asyncio.Task[Answer | Stop | Expired]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The last attempt, and what it came to."""
+
+    number: int
+    end: Payload
+
+
+class Attempts:
+    """Makes the calls of one executor."""
+
+    def __init__(
+        self,
+        executor: str,
+        journal: Journal,
+        control: ControlReader,
+        clock: Clock,
+        providers: Mapping[str, Provider],
+        settings: Settings,
+    ) -> None:
+        self._executor = executor
+        self._journal = journal
+        self._control = control
+        self._clock = clock
+        self._providers = providers
+        self._max_attempts = settings.max_attempts
+        self._late_s = settings.late_result_seconds
+        self._max_late = settings.executor_concurrency
+        self._late: set[asyncio.Task[None]] = set()
+
+    def permission(self, delivery: Delivery) -> Permission:
+        """Whether a call may start now."""
+        control = self._control
+        return permission(delivery, control.state, stale=control.is_stale, now_ms=self._clock.now_ms())
+
+    def refusal(self, delivery: Delivery, refused: Stop | Expired) -> Payload:
+        """The end of a task whose call may not start."""
+        if isinstance(refused, Expired):
+            return ends.expired(delivery)
+        return ends.blocked(delivery, refused, self._control.state.position)
+
+    async def make(self, delivery: Delivery) -> Ended | Verdict:
+        """Record and call; again where it is certain that nothing was spent. A verdict: it is not ours to attempt."""
+        failed: TaskFailed | None = None
+        stops_at = 0.0
+        for number in range(1, self._max_attempts + 1):
+            verdict = await self._begin(delivery, number)
+            if verdict.said != "begun":
+                return verdict
+            stops_at = stops_at or time.monotonic() + delivery.allowed.timeout_ms / 1000
+            end, wait_s = await self._one(delivery, number, stops_at)
+            if isinstance(end, Stop | Expired):
+                # A second attempt that was not made leaves the first one's failure as what there is to tell.
+                return Ended(number, failed or self.refusal(delivery, end))
+            if wait_s is None:
+                return Ended(number, end)
+            assert isinstance(end, TaskFailed), "only failures are tried again"
+            failed = end
+            await asyncio.sleep(wait_s)
+            if not isinstance(self.permission(delivery), Go):
+                break
+        assert failed is not None, "the loop goes round only after a failure"
+        return Ended(number, failed)
+
+    async def resolve(self, delivery: Delivery, number: int, spent: Usage | None, latency_ms: int) -> None:
+        """Say what became of an attempt whose task has ended without it."""
+        LATE_RESULTS.inc()
+        resolved = ends.resolved(delivery, number, spent, latency_ms)
+        await self._journal.append(delivery, delivery.follow(resolved, self._clock.now_ms()))
+
+    async def close(self) -> None:
+        """Stop listening for late results."""
+        for task in self._late:
+            task.cancel()
+        await asyncio.gather(*self._late, return_exceptions=True)
+
+    async def _begin(self, delivery: Delivery, number: int) -> Verdict:
+        begun = ends.started(delivery, number, self._executor)
+        return await self._journal.begin(delivery, number, delivery.follow(begun, self._clock.now_ms(), number))
+
+    async def _one(
+        self, delivery: Delivery, number: int, stops_at: float
+    ) -> tuple[Payload | Stop | Expired, float | None]:
+        """What one call came to, and after how long another try makes sense (None: not)."""
+        started = time.monotonic()
+        calling: _Calling = asyncio.create_task(self._call(delivery, stops_at - started))
+        try:
+            await asyncio.wait({calling}, timeout=stops_at - started)
+        except asyncio.CancelledError:
+            calling.cancel()
+            raise
+        latency_ms = since(started)
+        PROVIDER_SECONDS.labels(delivery.allowed.task.provider).observe(latency_ms / 1000)
+        if not calling.done():
+            self._listen(delivery, number, calling, started)
+            return ends.timed_out(delivery, number, latency_ms), None
+        try:
+            reply = calling.result()
+        except ProviderFailure as failure:
+            wait_s = wait_before_retry(failure, number, self._max_attempts, stops_at - time.monotonic())
+            return ends.failed(delivery, number, failure, latency_ms), wait_s
+        if isinstance(reply, Answer):
+            return ends.succeeded(delivery, number, reply, latency_ms), None
+        return reply, None
+
+    async def _call(self, delivery: Delivery, timeout_s: float) -> Answer | Stop | Expired:
+        """The provider's answer, or why it was not asked. Whatever it raises is a failure."""
+        task = delivery.allowed.task
+        provider = self._providers.get(task.provider)
+        if provider is None:
+            raise ProviderFailure("UnknownProvider", task.provider, counts_for_breaker=False, asked=False)
+        call = Call(
+            provider=task.provider,
+            model=task.model,
+            prompt=task.prompt,
+            max_output_tokens=delivery.allowed.max_output_tokens,
+            timeout_s=timeout_s + self._late_s,
+            idempotency_key=str(task.task_id),
+        )
+        # The last moment: from here to the provider nothing else of this process runs.
+        allowed = self.permission(delivery)
+        if not isinstance(allowed, Go):
+            return allowed
+        try:
+            return await provider.call(call)
+        except (ProviderFailure, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            log.error("provider failed in an unforeseen way", provider=task.provider, error=type(error).__name__)
+            raise ProviderFailure(type(error).__name__, str(error), spend="uncertain") from error
+
+    def _listen(self, delivery: Delivery, number: int, calling: _Calling, started: float) -> None:
+        """Keep listening to a call that timed out: what it cost is worth knowing."""
+        if self._late_s <= 0 or len(self._late) >= self._max_late:
+            calling.cancel()
+            return
+        task = asyncio.create_task(self._late_result(delivery, number, calling, started))
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
+
+    async def _late_result(self, delivery: Delivery, number: int, calling: _Calling, started: float) -> None:
+        try:
+            await asyncio.wait({calling}, timeout=self._late_s)
+        finally:
+            if not calling.done():
+                calling.cancel()  # its cost stays uncertain
+        if calling.done() and not calling.cancelled():
+            await self._tell(delivery, number, calling, since(started))
+
+    async def _tell(self, delivery: Delivery, number: int, calling: _Calling, latency_ms: int) -> None:
+        error = calling.exception()
+        if isinstance(error, ProviderFailure):
+            if error.spend == "none":
+                await self.resolve(delivery, number, None, latency_ms)
+            elif error.answer is not None:
+                await self.resolve(delivery, number, ends.usage(delivery, error.answer, latency_ms), latency_ms)
+        elif error is None and isinstance(answer := calling.result(), Answer):
+            await self.resolve(delivery, number, ends.usage(delivery, answer, latency_ms), latency_ms)
+
+
+def since(started: float) -> int:
+    """Milliseconds since a reading of the monotonic clock."""
+    return int((time.monotonic() - started) * 1000)

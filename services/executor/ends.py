@@ -1,0 +1,155 @@
+"""The events that an executor writes about a delivery. Pure."""
+
+from __future__ import annotations
+
+from services.executor import storable
+from services.executor.delivery import Delivery
+from services.executor.execution import Stop
+from services.executor.providers.protocol import Answer, ProviderFailure
+from shared.events.decisions import TaskBlocked
+from shared.events.outcomes import (
+    AttemptResolved,
+    AttemptStarted,
+    DecisionExpired,
+    TaskFailed,
+    TaskSucceeded,
+    Usage,
+)
+from shared.money import MAX_NANOCENTS
+
+MAX_DETAIL = 2000
+
+
+def started(delivery: Delivery, number: int, executor: str) -> AttemptStarted:
+    """Attempt `number` is about to make its call."""
+    return AttemptStarted(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        attempt_id=delivery.attempt_id(number),
+        attempt_no=number,
+        executor=executor,
+    )
+
+
+def succeeded(delivery: Delivery, number: int, answer: Answer, latency_ms: int) -> TaskSucceeded:
+    """The provider answered."""
+    task = delivery.allowed.task
+    return TaskSucceeded(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        attempt_id=delivery.attempt_id(number),
+        was_cached=False,
+        provider_attempted=True,
+        output_text=storable.text(answer.output_text),
+        reasoning_trace=storable.trace(answer.reasoning_trace),
+        response_metadata={**storable.tree(answer.metadata), "boundary_id": storable.BOUNDARY_ID},
+        usage=usage(delivery, answer, latency_ms),
+        cache_key=task.cache_key,
+        cache_watermark=task.cache_watermark,
+    )
+
+
+def failed(delivery: Delivery, number: int, failure: ProviderFailure, latency_ms: int) -> TaskFailed:
+    """The provider did not answer, or not with an answer."""
+    spent = Usage(latency_ms=latency_ms)
+    if failure.answer is not None:
+        spent = usage(delivery, failure.answer, latency_ms)
+    return TaskFailed(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        attempt_id=delivery.attempt_id(number),
+        reason=f"provider_error:{storable.text(failure.kind)}",
+        detail=storable.text(failure.detail)[:MAX_DETAIL],
+        provider_attempted=failure.asked,
+        counts_for_breaker=failure.counts_for_breaker,
+        spend=failure.spend,
+        usage=spent,
+        cache_watermark=delivery.allowed.task.cache_watermark,
+    )
+
+
+def timed_out(delivery: Delivery, number: int, latency_ms: int) -> TaskFailed:
+    """The provider took too long; it may answer yet, and it may have charged."""
+    return TaskFailed(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        attempt_id=delivery.attempt_id(number),
+        reason="provider_timeout",
+        detail=f"no answer within {delivery.allowed.timeout_ms} ms",
+        provider_attempted=True,
+        counts_for_breaker=True,
+        spend="uncertain",
+        usage=Usage(latency_ms=latency_ms),
+        cache_watermark=delivery.allowed.task.cache_watermark,
+    )
+
+
+def uncertain(delivery: Delivery, owner: str) -> TaskFailed:
+    """`owner` began the call and did not say how it ended."""
+    return TaskFailed(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        reason="attempt_uncertain",
+        detail=f"{owner} began the call and did not say how it ended",
+        provider_attempted=True,
+        counts_for_breaker=False,
+        spend="uncertain",
+        cache_watermark=delivery.allowed.task.cache_watermark,
+    )
+
+
+def broken(delivery: Delivery, error: Exception, *, attempted: bool) -> TaskFailed:
+    """The executor itself failed on this task; it must end all the same."""
+    return TaskFailed(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        reason=f"executor_error:{type(error).__name__}",
+        provider_attempted=attempted,
+        counts_for_breaker=False,
+        spend="uncertain" if attempted else "none",
+        cache_watermark=delivery.allowed.task.cache_watermark,
+    )
+
+
+def blocked(delivery: Delivery, stop: Stop, control_position: str) -> TaskBlocked:
+    """A stop came between the decision and the call."""
+    return TaskBlocked(
+        task=delivery.ref,
+        reason=stop.reason,
+        rule="executor",
+        explanation=stop.explanation,
+        breaker_state=delivery.allowed.breaker_state,
+        max_cost=delivery.allowed.task.max_cost,
+        cache_watermark=delivery.allowed.task.cache_watermark,
+        decision_id=delivery.decision_id,
+        control_position=control_position,
+    )
+
+
+def expired(delivery: Delivery, *, lost: bool = False) -> DecisionExpired:
+    """The decision is given back, to be made again. `lost`: an attempt was begun, and nobody knows how it ended."""
+    spend = "uncertain" if lost else "none"
+    return DecisionExpired(task=delivery.allowed.task, decision_id=delivery.decision_id, spend=spend)
+
+
+def resolved(delivery: Delivery, number: int, spent: Usage | None, latency_ms: int) -> AttemptResolved:
+    """What became of an attempt after its task had ended; `spent` None: certainly nothing."""
+    return AttemptResolved(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        attempt_id=delivery.attempt_id(number),
+        spend="none" if spent is None else "certain",
+        usage=spent or Usage(latency_ms=latency_ms),
+        by="late_result",
+    )
+
+
+def usage(delivery: Delivery, answer: Answer, latency_ms: int) -> Usage:
+    """What the call consumed; a cost that nobody can tell counts as the whole reservation."""
+    cost = delivery.allowed.reservation.amount if answer.cost is None else answer.cost
+    return Usage(
+        input_tokens=storable.tokens(answer.input_tokens),
+        output_tokens=storable.tokens(answer.output_tokens),
+        cost=min(max(cost, 0), MAX_NANOCENTS),
+        latency_ms=latency_ms,
+    )
