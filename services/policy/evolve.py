@@ -38,6 +38,8 @@ def settlement(end: End) -> tuple[budget.How, int]:
             return "settled", end.usage.cost
         if end.spend == "uncertain":
             return "held", 0
+    if isinstance(end, DecisionExpired) and end.spend == "uncertain":
+        return "held", 0  # a lost attempt whose task is decided again: the next one reserves for itself
     return "released", 0
 
 

@@ -154,7 +154,7 @@ class Turn:
         """True when a reservation ended. A second end of the same one is a repeat, and changes nothing."""
         decision_id = end.decision_id
         hold = self._desk.holds.get(decision_id) if decision_id is not None else None
-        if hold is None:
+        if hold is None or (isinstance(end, DecisionExpired) and hold.state == "held"):
             return False
         decided = decide_end(self._desk.book(owner), hold, end, self._now)
         self._apply(one.event, owner, decided)

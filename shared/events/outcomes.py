@@ -87,9 +87,11 @@ class AttemptResolved(Payload):
 
 
 class DecisionExpired(Payload):
-    """An allow was not used in time: its reservation is released and the task is decided again."""
+    """An allow was given back, and the task is decided again. Not used in time: its reservation is released. Or
+    (`spend` uncertain) its attempt was lost and the task says that a retry is safe: its reservation is held."""
 
     event_type: ClassVar[str] = "decision.expired"
 
     task: Task
     decision_id: UUID
+    spend: Literal["none", "uncertain"] = "none"
