@@ -28,6 +28,8 @@ from shared.money import from_cents, from_dollars
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_CALL = 64
 MILLION = Decimal(1_000_000)
+# `auto` may mean `priority` where the account is set so; these cost the listed price or less.
+STANDARD_TIERS = (None, "default", "flex")
 INPUT_RATES = ("input_mtok", "cache_write_mtok", "cache_read_mtok")
 
 
@@ -65,6 +67,7 @@ def quote(task: Task, *, default_max_output_tokens: int, unpriced_worst_case: in
         raise Refused(BlockReason.UNKNOWN_PROVIDER, f"no provider {task.provider!r}: known are {sorted(PROVIDERS)}")
     if task.provider == STUB:
         return Quote(task.max_cost or from_cents(task.prompt.get("simulated_cost_cents", 0)), None)
+    _refuse_unbounded(task.prompt)
     wanted = _output_tokens(task.prompt, default_max_output_tokens)
     choices = _positive(task.prompt.get("n"), 1)
     rates = _dearest(task.provider, task.model)
@@ -117,15 +120,31 @@ def _rates(prices: ModelPrice, name: str) -> Iterable[Decimal]:
     return [] if price is None else [price]
 
 
-def _input_tokens(prompt: Mapping[str, Any]) -> int:
+def _refuse_unbounded(prompt: Mapping[str, Any]) -> None:
+    """What costs by other measures than text tokens at the model's listed price."""
     messages = prompt.get("messages")
-    count = len(messages) if isinstance(messages, list) else 1
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and part.get("type") not in ("text", "refusal"):
-                kind = part.get("type")
-                raise Refused(BlockReason.UNPRICED, f"what a part of type {kind!r} costs cannot be bounded")
+                raise _unbounded(f"a part of type {part.get('type')!r}")
+        if isinstance(message, dict) and message.get("audio") is not None:
+            raise _unbounded("audio")
+    if prompt.get("modalities") not in (None, ["text"]) or prompt.get("audio") is not None:
+        raise _unbounded("audio")
+    if prompt.get("web_search_options") is not None:
+        raise _unbounded("a web search")
+    if (tier := prompt.get("service_tier")) not in STANDARD_TIERS:
+        raise _unbounded(f"service tier {tier!r}")
+
+
+def _unbounded(what: str) -> Refused:
+    return Refused(BlockReason.UNPRICED, f"what {what} costs cannot be bounded")
+
+
+def _input_tokens(prompt: Mapping[str, Any]) -> int:
+    messages = prompt.get("messages")
+    count = len(messages) if isinstance(messages, list) else 1
     return len(orjson.dumps(prompt)) + TOKENS_PER_MESSAGE * count + TOKENS_PER_CALL
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.events.decisions import BlockReason
@@ -34,6 +34,7 @@ def priced(one: Task) -> Quote:
     return quote(one, default_max_output_tokens=1024, unpriced_worst_case=None)
 
 
+@settings(deadline=None)  # the first example loads the prices
 @given(st.sampled_from(MODELS), st.text(max_size=200), st.integers(1, 5000), st.floats(0, 1), st.floats(0, 1))
 def test_no_usage_within_the_bounds_costs_more_than_the_quote(
     model: str, text: str, max_tokens: int, filled: float, cached: float
@@ -53,6 +54,7 @@ def test_no_usage_within_the_bounds_costs_more_than_the_quote(
     assert true is not None and true <= bound.amount
 
 
+@settings(deadline=None)
 @given(st.integers(1, from_cents(5)))
 def test_with_a_max_cost_the_output_is_limited_until_the_worst_case_fits(max_cost: int) -> None:
     one = task("gpt-4o", max_cost=max_cost, input="hello", max_tokens=100_000)
@@ -75,6 +77,11 @@ def test_with_a_max_cost_the_output_is_limited_until_the_worst_case_fits(max_cos
             task(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]),
             BlockReason.UNPRICED,
         ),
+        (task(messages=[{"role": "assistant", "audio": {"id": "a"}}]), BlockReason.UNPRICED),
+        (task(input="x", modalities=["text", "audio"]), BlockReason.UNPRICED),
+        (task(input="x", web_search_options={}), BlockReason.UNPRICED),
+        (task(input="x", service_tier="priority"), BlockReason.UNPRICED),
+        (task(input="x", service_tier="auto"), BlockReason.UNPRICED),
     ],
 )
 def test_what_cannot_be_bounded_is_refused(one: Task, reason: BlockReason) -> None:
