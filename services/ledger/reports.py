@@ -60,7 +60,7 @@ class Reporter:
             for row in due:
                 fields = {name: row[name.decode()] for name in (b"type", b"data") if row[name.decode()] is not None}
                 letter = dead_letter(row["stream"], row["entry_id"], fields, f"ledger: {row['reason']}")
-                await self._redis.execute_command(*letter)  # type: ignore[no-untyped-call]
+                await self._redis.execute_command(*letter)
             await connection.execute(
                 "UPDATE skipped_entries AS old SET dead_lettered = true FROM unnest($1::text[], $2::text[]) "
                 "AS new (stream, entry_id) WHERE old.stream = new.stream AND old.entry_id = new.entry_id",

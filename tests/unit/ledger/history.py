@@ -123,7 +123,7 @@ def _submit(history: History, who: int, amount: int) -> None:
     )
 
 
-def _ended(end: Callable[[History, TaskAllowed, int], None]) -> Callable[[History, int, int], None]:
+def _ended(end: Callable[[History, TaskAllowed, int], object]) -> Callable[[History, int, int], None]:
     def step(history: History, who: int, amount: int) -> None:
         if history.live:
             _, allowed = history.live.pop(who % len(history.live))
@@ -193,10 +193,10 @@ def _wait(history: History, who: int, amount: int) -> None:
 _OPS: dict[str, Callable[[History, int, int], None]] = {
     "submit": _submit,
     "succeed": _ended(_succeed),
-    "cached": _ended(lambda history, allowed, _: history.succeed(allowed, cached=True) and None),
+    "cached": _ended(lambda history, allowed, _: history.succeed(allowed, cached=True)),
     "fail": _ended(_fail),
     "stop": _ended(_stop),
-    "expire": _ended(lambda history, allowed, _: history.expire(allowed) and None),
+    "expire": _ended(lambda history, allowed, _: history.expire(allowed)),
     "resolve": _resolve,
     "order": _order,
     "wait": _wait,
