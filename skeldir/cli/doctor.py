@@ -158,7 +158,7 @@ async def _database(settings: Settings) -> list[Finding]:
         return [Finding("database", False, str(error), "check SKELDIR_DATABASE_URL and that the server runs")]
     try:
         version = await connection.fetchval("SHOW server_version")
-        revision = await connection.fetchval("SELECT version_num FROM alembic_version")
+        revision = await connection.fetchval("SELECT schema_version()")
         role = await connection.fetchrow(
             "SELECT rolname, rolsuper, rolbypassrls FROM pg_roles WHERE rolname = current_user"
         )

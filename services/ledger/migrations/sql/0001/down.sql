@@ -4,8 +4,9 @@ DROP TABLE events, checkpoints, skipped_entries, dead_letters, read_audit, llm_a
   investigations, budget_optimization_jobs, kill_switches, tenant_limits, api_keys;
 DROP FUNCTION add_breakdown(jsonb, jsonb);
 DROP FUNCTION refuse_change();
+DROP FUNCTION schema_version();
 DROP POLICY owner_migrates ON alembic_version;
 DROP POLICY services_read ON alembic_version;
 ALTER TABLE alembic_version NO FORCE ROW LEVEL SECURITY;
 ALTER TABLE alembic_version DISABLE ROW LEVEL SECURITY;
-REVOKE ALL ON alembic_version FROM app_ro, app_rw, skeldir_auditor, skeldir_ledger, skeldir_operator;
+REVOKE ALL ON alembic_version FROM skeldir_ledger, skeldir_operator;
