@@ -50,7 +50,7 @@ CREATE POLICY owner_migrates ON alembic_version TO skeldir_owner USING (true) WI
 CREATE POLICY services_read ON alembic_version FOR SELECT TO skeldir_ledger, skeldir_operator USING (true);
 GRANT SELECT ON alembic_version TO skeldir_ledger, skeldir_operator;
 -- Anyone who may connect may ask which schema this is; as its owner, because the table itself shows them nothing.
-CREATE FUNCTION schema_version() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog
+CREATE FUNCTION schema_version() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   AS 'SELECT version_num FROM public.alembic_version';
 REVOKE ALL ON FUNCTION schema_version() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION schema_version() TO app_ro, app_rw, skeldir_auditor, skeldir_ledger, skeldir_operator;
