@@ -1,15 +1,18 @@
-"""The names of budget windows (`2026-11-23T16`, `2026-11`) as times. All UTC."""
+"""The names of budget windows (`2026-11-23T16`, `2026-11`) as times. All UTC. The same few come again and again."""
 
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
+from functools import lru_cache
 
 
+@lru_cache(maxsize=1024)
 def hour_start(hour: str) -> datetime:
     """The beginning of an hour that is named `2026-11-23T16`."""
     return datetime.strptime(hour, "%Y-%m-%dT%H").replace(tzinfo=UTC)
 
 
+@lru_cache(maxsize=1024)
 def month_start(month: str) -> date:
     """The first day of a month that is named `2026-11`."""
     return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
