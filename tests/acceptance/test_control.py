@@ -1,0 +1,250 @@
+"""Acceptance 5 to 9: breaker, kill switch, shutoffs, caps and failures, on the running system."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from tests.stack import Stack, eventually
+
+
+class User:
+    """One user of one tenant, with a key of their own."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.tenant: str = stack.ready["tenant_id"]
+        self.id = str(uuid4())
+        self.key = stack.key(self.tenant, self.id)
+
+    def run(self, **fields: Any) -> dict[str, Any]:
+        return self.stack.run(key=self.key, **fields)
+
+    def at_once(self, count: int, **fields: Any) -> list[dict[str, Any]]:
+        with ThreadPoolExecutor(min(count, 100)) as pool:
+            return list(pool.map(lambda _: self.run(**fields), range(count)))
+
+    def row(self, result: dict[str, Any]) -> dict[str, Any]:
+        return self.stack.call(result, self.tenant, self.id)
+
+    def rows(self, query: str) -> list[dict[str, Any]]:
+        return self.stack.rows(query, self.tenant, self.id)
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return "--tenant", self.tenant, "--user", self.id
+
+
+@pytest.fixture
+def user(stack: Stack) -> User:
+    """Nobody has seen this user before."""
+    return User(stack)
+
+
+def said(results: list[dict[str, Any]]) -> Counter[str]:
+    return Counter(one["blocked_reason"] or one["failure_reason"] or one["status"] for one in results)
+
+
+ERROR = {"prompt": {"raise_error": True}}
+CENT = {"prompt": {"simulated_cost_cents": 1}, "max_cost_cents": 1}
+
+
+def test_three_failures_open_the_breaker_for_that_user_alone(user: User) -> None:
+    for _ in range(3):
+        assert user.run(**ERROR)["failure_reason"] == "provider_error:RuntimeError"
+    row = user.row(user.run())
+    assert (row["status"], row["block_reason"], row["provider_attempted"]) == ("blocked", "breaker_open", False)
+    assert User(user.stack).run()["status"] == "success"
+    (state,) = user.rows("SELECT * FROM llm_breaker_state")
+    assert (state["state"], state["failure_count"]) == ("open", 3)
+
+
+def test_a_cached_answer_is_served_while_the_breaker_is_open_but_not_under_a_switch(user: User) -> None:
+    question = {"prompt": {"text": "q", "cache_enabled": True}}
+    user.run(**question)
+    for _ in range(3):
+        user.run(**ERROR)
+    assert user.run()["blocked_reason"] == "breaker_open"
+    assert user.run(**question)["was_cached"]
+    assert user.run(prompt={"text": "other", "cache_enabled": True})["blocked_reason"] == "breaker_open"
+    user.stack.cli("kill-switch", "engage", *user.options, "--reason", "drill")
+    assert user.run(**question)["blocked_reason"] == "provider_kill_switch"
+
+
+def test_twelve_failing_calls_at_once_send_three(user: User) -> None:
+    results = user.at_once(12, prompt={"raise_error": True, "simulated_delay_ms": 100})
+    assert said(results) == {"provider_error:RuntimeError": 3, "breaker_open": 9}
+
+
+def test_after_the_open_time_exactly_one_probe_goes_through(new_stack: Callable[..., Stack]) -> None:
+    user = User(new_stack(SKELDIR_BREAKER_OPEN_SECONDS="0.5"))
+    for _ in range(3):
+        user.run(**ERROR)
+
+    def probed() -> Counter[str] | None:
+        found = said(user.at_once(10, prompt={"simulated_delay_ms": 150}))
+        return found if found["success"] else None
+
+    assert eventually(probed, "a probe") == {"success": 1, "breaker_open": 9}
+    assert user.run()["status"] == "success"
+
+
+def test_the_callers_mistakes_do_not_open_the_breaker(user: User) -> None:
+    for _ in range(4):
+        assert user.run(prompt={"model": "nowhere:model"})["blocked_reason"] == "unknown_provider"
+        assert user.run(prompt={"model": "openai:no-such-model-4711"})["blocked_reason"] == "unpriced"
+    assert user.run()["status"] == "success"
+
+
+def test_a_kill_switch_by_command_line(user: User) -> None:
+    user.stack.cli("kill-switch", "engage", *user.options, "--reason", "runaway")
+    row = user.row(user.run())
+    assert (row["status"], row["block_reason"], row["provider_attempted"]) == ("blocked", "provider_kill_switch", False)
+    engaged = json.loads(user.stack.cli("kill-switch", "status", "--json").stdout)["switches"]
+    assert any(
+        one["scope"].get("user_id") == user.id and one["reason"] == "runaway" and one["actor"] for one in engaged
+    )
+    user.stack.cli("kill-switch", "release", *user.options, "--reason", "calm")
+    assert user.run()["status"] == "success"
+
+
+def test_a_kill_switch_by_xadd_and_over_http(user: User) -> None:
+    order = {"scope": {"tenant_id": user.tenant, "user_id": user.id}, "reason": "drill", "actor": "ann"}
+    publish = {
+        "xadd": lambda event: user.stack.redis().xadd("skeldir:control", {"data": json.dumps(event)}),
+        "http": lambda event: user.stack.post("/v1/control", event, key=user.stack.ready["operator_key"]),
+    }
+    for way in publish.values():
+        way({**order, "type": "kill_switch.engaged"})
+        eventually(lambda: user.run()["blocked_reason"] == "provider_kill_switch", "the stop", 2)
+        way({**order, "type": "kill_switch.released"})
+        eventually(lambda: user.run()["status"] == "success", "the release", 2)
+
+
+def test_a_kill_switch_for_everything(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.cli("kill-switch", "engage", "--reason", "all stop")
+    assert {User(stack).run()["blocked_reason"] for _ in range(2)} == {"provider_kill_switch"}
+    stack.cli("kill-switch", "release", "--reason", "go")
+    assert User(stack).run()["status"] == "success"
+
+
+def test_a_task_may_ask_for_its_own_stop(user: User) -> None:
+    row = user.row(user.run(prompt={"kill_switch": True}))
+    assert (row["block_reason"], row["provider_attempted"]) == ("provider_kill_switch", False)
+
+
+def test_a_manual_shutoff_blocks_with_its_reason(user: User) -> None:
+    user.stack.cli("shutoff", "engage", *user.options, "--minutes", "10", "--reason", "card stolen")
+    assert user.run()["blocked_reason"] == "card stolen"
+    assert User(user.stack).run()["status"] == "success"
+    state = eventually(lambda: next(iter(user.rows("SELECT * FROM llm_hourly_shutoff_state")), None), "the state")
+    assert (state["is_shutoff"], state["reason"], state["disabled_until"] is not None) == (True, "card stolen", True)
+    user.stack.cli("shutoff", "release", *user.options)
+    assert user.run()["status"] == "success"
+
+
+def test_the_hourly_threshold_holds_in_a_burst_and_then_shuts_off(user: User) -> None:
+    user.stack.cli("limits", "set", *user.options, "--hourly-cents", "50")
+    assert said(user.at_once(200, **CENT)) == {"success": 50, "hourly_threshold_exceeded": 150}
+    assert user.run()["blocked_reason"] == "hourly_threshold_exceeded"
+    _never_overshot(user, "hour", 50)
+
+
+def test_the_monthly_cap_holds_in_a_burst(user: User) -> None:
+    user.stack.cli("limits", "set", *user.options, "--monthly-cents", "50")
+    assert said(user.at_once(200, **CENT)) == {"success": 50, "monthly_cap_exceeded": 150}
+    _never_overshot(user, "month", 50)
+    assert eventually(lambda: [r for r in user.rows("SELECT * FROM llm_monthly_costs") if r["total_calls"] == 50], "50")
+
+
+def test_a_reservation_over_the_cap_is_refused(user: User) -> None:
+    row = user.row(user.run(max_cost_cents=2501))
+    assert (row["status"], row["block_reason"]) == ("blocked", "monthly_cap_exceeded")
+
+
+def test_a_max_cost_of_none_or_zero_reserves_the_worst_case(user: User) -> None:
+    """6,000 cents went out in the replaced system, and none was counted."""
+    for max_cost in (None, 0):
+        result = user.run(prompt={"simulated_cost_cents": 2600}, max_cost_cents=max_cost)
+        assert result["blocked_reason"] == "monthly_cap_exceeded"
+
+
+def test_a_true_cost_above_the_reservation_is_recorded_in_full(user: User) -> None:
+    result = user.run(prompt={"simulated_cost_cents": 7}, max_cost_cents=2)
+    assert float(user.row(result)["cost_cents"]) == 7
+    query = f"SELECT * FROM llm_budget_reservations WHERE api_call_id = '{result['task_id']}' AND state = 'settled'"
+    settled = eventually(lambda: next(iter(user.rows(query)), None), "the settlement")
+    assert (float(settled["settled_cents"]), float(settled["overrun_cents"])) == (7, 5)
+
+
+def test_costs_are_exact_to_a_thousandth_of_a_cent(user: User) -> None:
+    results = [user.run(prompt={"simulated_cost_cents": 0.001}, max_cost_cents=0.001) for _ in range(3)]
+    user.row(results[-1])
+    query = "SELECT total_cost_cents::text AS total FROM llm_monthly_costs WHERE total_calls = 3"
+    assert eventually(lambda: user.rows(query), "the month")[0]["total"] == "0.003"
+
+
+def test_a_timeout_is_perhaps_spent_until_the_late_result(new_stack: Callable[..., Stack]) -> None:
+    user = User(new_stack(SKELDIR_PROVIDER_TIMEOUT_MS="300"))
+    slow = {"simulated_delay_ms": 1200, "simulated_cost_cents": 3}
+    result = user.run(prompt=slow, max_cost_cents=5)
+    row = user.row(result)
+    assert (row["status"], row["failure_reason"], row["latency_ms"] >= 300) == ("failed", "provider_timeout", True)
+    query = f"SELECT * FROM llm_budget_reservations WHERE api_call_id = '{result['task_id']}'"
+    states = []
+
+    def settled() -> bool:
+        (found,) = user.rows(query)
+        if not states or states[-1] != found["state"]:
+            states.append(found["state"])
+        return found["state"] == "settled" and float(found["settled_cents"]) == 3
+
+    eventually(settled, "the late result", 10)
+    assert "held" in states, states
+    assert float(user.row(result)["cost_cents"]) == 3
+
+
+def test_a_provider_error_fails_with_its_type(user: User) -> None:
+    result = user.run(prompt={"raise_error": "ServiceUnavailable"})
+    assert (result["status"], result["failure_reason"]) == ("failed", "provider_error:ServiceUnavailable")
+
+
+def test_a_crash_in_mid_call_ends_and_tells_the_truth(new_stack: Callable[..., Stack]) -> None:
+    """In the replaced system: pending for ever, money held, `provider_attempted` false."""
+    user = User(new_stack(SKELDIR_EXECUTOR_CLAIM_IDLE_MS="600"))
+    body = {
+        "task_type": "route",
+        "request_id": str(uuid4()),
+        "prompt": {"simulated_delay_ms": 5000},
+        "max_cost_cents": 4,
+    }
+    task = user.stack.post("/v1/tasks", body, key=user.key).json()
+    query = "SELECT id FROM events WHERE type = 'attempt.started'"
+    eventually(lambda: user.rows(query), "the attempt")
+    os.kill(user.stack.ready["pids"]["executor"], signal.SIGKILL)
+    row = user.row(task)
+    assert (row["status"], row["failure_reason"]) == ("failed", "attempt_uncertain")
+    assert row["provider_attempted"] is True
+    held = f"SELECT state FROM llm_budget_reservations WHERE api_call_id = '{task['task_id']}'"
+    eventually(lambda: user.rows(held)[0]["state"] == "held", "the reservation is kept")
+
+
+def _never_overshot(user: User, window: str, cap: int) -> None:
+    """From the events alone: spent and reserved never passed the cap, at any moment."""
+    query = (
+        "SELECT body::jsonb -> 'data' -> 'balances' AS balances FROM events WHERE body LIKE '%balances%' ORDER BY seq"
+    )
+    eventually(lambda: len(user.rows(query)) >= 2 * cap, "all balances")
+    for row in user.rows(query):
+        for balance in row["balances"]:
+            if balance["window"] == window and balance["scope"] == "user":
+                assert balance["spent"] + balance["reserved"] <= cap * 10**9
