@@ -17,6 +17,8 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import httpx
+from alembic.util import CommandError as AlembicError
+from sqlalchemy.exc import SQLAlchemyError
 
 from services.ledger import migrate
 from shared.settings import Settings
@@ -88,7 +90,7 @@ class System:
         (self.data_dir / "logs").mkdir(exist_ok=True)
         await asyncio.to_thread(self._start_servers)
         self.say("servers are up")
-        await asyncio.to_thread(migrate.upgrade, self._database("skeldir_owner", self.settings.admin_database_url))
+        await asyncio.to_thread(self._migrate)
         self.say("database is migrated")
         identity = await self._identity()
         for name in SERVICES:
@@ -133,6 +135,12 @@ class System:
         if self.settings.database_url is None:
             self.postgres = EmbeddedPostgres(self.data_dir)
             self.postgres.start()
+
+    def _migrate(self) -> None:
+        try:
+            migrate.upgrade(self._database("skeldir_owner", self.settings.admin_database_url))
+        except (SQLAlchemyError, AlembicError) as error:
+            raise UpFailed(f"the database cannot be migrated: {error}") from error
 
     def _redis(self, role: str) -> str:
         if self.valkey is not None:

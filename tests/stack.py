@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,12 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import httpx
 import psycopg
 import redis
 from psycopg.rows import dict_row
+
+from shared.streams.connection import connect
+from skeldir.keys import new_secret, publish_key
 
 T = TypeVar("T")
 
@@ -135,10 +139,14 @@ class Stack:
         return result
 
     def key(self, tenant: str, user: str | None = None, role: str = "producer") -> str:
-        """A new key, usable at once."""
-        arguments = ["key", "create", "--tenant", tenant, "--role", role, "--json"]
-        made = json.loads(self.cli(*arguments, *(["--user", user] if user else [])).stdout)
-        secret: str = made["key"]
+        """A new key, usable at once; published as `skeldir key create` does it."""
+        secret = new_secret()
+
+        async def publish() -> None:
+            async with connect(self.ready["redis_url"], client_name="test") as log:
+                await publish_key(log, secret, UUID(tenant), UUID(user) if user else None, role, actor="test")
+
+        asyncio.run(publish())
         eventually(lambda: self.get("/v1/models", key=secret).status_code == 200, "the key is known")
         return secret
 

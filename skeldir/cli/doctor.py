@@ -48,11 +48,6 @@ class Finding:
 Check = Callable[[], Awaitable[list[Finding]]]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)
-
-
 def doctor(as_json: Json = False) -> None:
     """Servers, migrations, roles, row-level security, lag, pending, clock. Exit 1 when something is wrong."""
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""`up`, `serve`, `migrate`."""
+"""`up` and `serve`."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import importlib
 import signal
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import sqlalchemy.exc
 import typer
 import uvloop
-from alembic.util import CommandError as AlembicError
 from rich.panel import Panel
 from rich.table import Table
 
-from services.ledger import migrate as migrations
 from shared.service import configure_logs
 from shared.settings import Settings
-from skeldir.cli.context import CommandError, database_url, load_settings, out
+from skeldir.cli.context import CommandError, load_settings, out
 from skeldir.embedded.process import ServerFailed
 from skeldir.running import Running
-from skeldir.up import System, UpFailed
+
+if TYPE_CHECKING:
+    from skeldir.up import System
 
 
 class Service(StrEnum):
@@ -34,24 +33,22 @@ class Service(StrEnum):
     LEDGER = "ledger"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(up)
-    app.command()(serve)
-    app.command()(migrate)
-
-
 def up(
     data: Annotated[Path | None, typer.Option(help="Where state is kept between runs.")] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once everything is ready.")] = None,
 ) -> None:
     """Embedded servers (or yours) and all services, until Ctrl-C."""
+    # Imported here: `serve` starts four times in each `up`, and needs none of the supervisor's libraries.
+    from skeldir.up import System
+
     settings = load_settings()
     system = System(settings, data or settings.data_dir, ready_file, lambda line: out.print(f"[dim]{line}[/dim]"))
     asyncio.run(_up(system))
 
 
 async def _up(system: System) -> None:
+    from skeldir.up import UpFailed
+
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -66,7 +63,7 @@ async def _up(system: System) -> None:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
         stopping.cancel()
-    except (UpFailed, ServerFailed, sqlalchemy.exc.SQLAlchemyError) as error:
+    except (UpFailed, ServerFailed) as error:
         raise CommandError(str(error)) from error
     finally:
         out.print("[dim]stopping[/dim]")
@@ -104,18 +101,3 @@ async def _serve(service: Service, settings: Settings) -> None:
     # Imported here: a service loads no other's code.
     module = importlib.import_module(f"services.{service.value}.main")
     await module.serve(settings)
-
-
-def migrate(
-    down: Annotated[str | None, typer.Option(help="Go back to this revision; `base` removes everything.")] = None,
-) -> None:
-    """Bring the database to this release's schema, as the owner role."""
-    url = database_url(load_settings(), "admin_database_url")
-    try:
-        if down is None:
-            migrations.upgrade(url)
-        else:
-            migrations.downgrade(url, down)
-    except (AlembicError, sqlalchemy.exc.SQLAlchemyError) as error:
-        raise CommandError(f"migration failed: {error}") from error
-    out.print(f"the database is at revision {down or migrations.newest()}")

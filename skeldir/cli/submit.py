@@ -23,11 +23,6 @@ from skeldir.cli.context import CommandError, Json, find_running, load_settings,
 LOOK_S = 0.05
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(submit)
-
-
 def submit(
     task_type: Annotated[str, typer.Argument(metavar="TYPE", help="route, explanation, investigation, ...")],
     prompt: Annotated[str, typer.Option(help="A JSON object, or @FILE.")],

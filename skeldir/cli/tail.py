@@ -28,11 +28,6 @@ COLOURS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(tail)
-
-
 def tail(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's events.")] = None,
     request: Annotated[str | None, typer.Option(help="Only the events of this request id.")] = None,

@@ -22,7 +22,8 @@ def main() -> int:
     user_id, stop_signal, command = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     who = {"user": user_id, "group": user_id, "extra_groups": []} if user_id >= 0 else {}
-    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, **who)  # type: ignore[call-overload]
+    # What the server prints goes to our standard error, the log: our standard output says its process id, once.
+    server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, **who)  # type: ignore[call-overload]
     print(server.pid, flush=True)
     # The owner waits for the line above and then closes its end; nothing else may be written.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

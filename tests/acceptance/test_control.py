@@ -118,11 +118,14 @@ def test_a_kill_switch_by_command_line(user: User) -> None:
 
 def test_a_kill_switch_by_xadd_and_over_http(user: User) -> None:
     order = {"scope": {"tenant_id": user.tenant, "user_id": user.id}, "reason": "drill", "actor": "ann"}
-    publish = {
-        "xadd": lambda event: user.stack.redis().xadd("skeldir:control", {"data": json.dumps(event)}),
-        "http": lambda event: user.stack.post("/v1/control", event, key=user.stack.ready["operator_key"]),
-    }
-    for way in publish.values():
+
+    def by_xadd(event: dict[str, Any]) -> None:
+        user.stack.redis().xadd("skeldir:control", {"data": json.dumps(event)})
+
+    def by_http(event: dict[str, Any]) -> None:
+        assert user.stack.post("/v1/control", event, key=user.stack.ready["operator_key"]).status_code == 202
+
+    for way in (by_xadd, by_http):
         way({**order, "type": "kill_switch.engaged"})
         eventually(lambda: user.run()["blocked_reason"] == "provider_kill_switch", "the stop", 2)
         way({**order, "type": "kill_switch.released"})
@@ -200,7 +203,7 @@ def test_a_timeout_is_perhaps_spent_until_the_late_result(new_stack: Callable[..
     row = user.row(result)
     assert (row["status"], row["failure_reason"], row["latency_ms"] >= 300) == ("failed", "provider_timeout", True)
     query = f"SELECT * FROM llm_budget_reservations WHERE api_call_id = '{result['task_id']}'"
-    states = []
+    states: list[str] = []
 
     def settled() -> bool:
         (found,) = user.rows(query)

@@ -96,8 +96,8 @@ class Bench:
 
 
 @pytest.fixture
-async def bench(redis_as: Callable[[str], Redis]) -> AsyncIterator[Bench]:
+async def bench(redis_as: Callable[[str], Redis]) -> Bench:
     """A partition that no other test uses."""
     number = uuid4().int % 1_000_000 + 1000
     gateway, executor = redis_as("gateway"), redis_as("executor")
-    yield Bench(gateway, executor, lambda: redis_as("policy"), Partition(number))
+    return Bench(gateway, executor, lambda: redis_as("policy"), Partition(number))

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, TaskAllowed, World, reason
+from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, TaskAllowed, World, blocked, reason
 
 MINUTE = 60_000
 
@@ -82,7 +82,7 @@ def test_a_switch_stops_a_task_that_was_held_back() -> None:
     world.allow()
     assert world.submit() is None, "one call is out already, the second waits for its outcome"
     world.order(type="kill_switch.engaged", reason="runaway", actor="ann")
-    assert [event.data.reason for event in world.log if event.type == "task.blocked"] == ["provider_kill_switch"]
+    assert blocked(world) == ["provider_kill_switch"]
     assert not world.desk.parked
 
 

@@ -46,7 +46,7 @@ class World:
 
     config: PolicyConfig = CONFIG
     now_ms: int = START_MS
-    control: ControlState = ControlState()
+    control: ControlState = field(default_factory=ControlState)
     max_parked: int = 10_000
     desk: Desk = field(default_factory=Desk)
     log: list[Envelope] = field(default_factory=list)
@@ -124,7 +124,7 @@ class World:
                 reason="provider_error:ServerError",
                 provider_attempted=True,
                 counts_for_breaker=counts,
-                spend=spend,  # type: ignore[arg-type]
+                spend=spend,
                 usage=Usage(cost=cost),
             ),
         )
@@ -187,6 +187,11 @@ def ref(task: TaskRef) -> TaskRef:
     return TaskRef(**{name: getattr(task, name) for name in TaskRef.model_fields})
 
 
+def blocked(world: World) -> list[str]:
+    """Why tasks were blocked, in order."""
+    return [str(event.data.reason) for event in world.log if isinstance(event.data, TaskBlocked)]
+
+
 def only(said: list[Payload], kind: type[P]) -> P:
     """The one event of that type."""
     (found,) = [one for one in said if isinstance(one, kind)]
@@ -211,6 +216,7 @@ __all__ = [
     "TaskAllowed",
     "TaskBlocked",
     "World",
+    "blocked",
     "only",
     "reason",
     "ref",
