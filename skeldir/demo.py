@@ -335,6 +335,10 @@ async def dashboards(story: Story) -> None:
     )  # fmt: skip
     out, err = await process.communicate()
     story.check("exported, headers and rows checked", process.returncode == 0, (err or out).decode())
+    _show_all(folder)
+
+
+def _show_all(folder: Path) -> None:
     for file in sorted(folder.glob("*.csv")):
         _show(file)
 

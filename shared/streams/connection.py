@@ -28,7 +28,7 @@ class CancellableRedis(Redis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         task = asyncio.current_task()
         before = task.cancelling() if task else 0
-        reply = await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        reply = await super().execute_command(*args, **options)
         if task and task.cancelling() > before:
             raise asyncio.CancelledError
         return reply

@@ -139,7 +139,7 @@ def test_an_older_watermark_does_not_push_out_a_newer_answer(stack: Stack, key: 
 
 def test_without_cache_enabled_nothing_is_read_or_written(stack: Stack, key: str) -> None:
     user = str(uuid4())
-    plain = {"prompt": {"text": "q", "cache_watermark": 1}}
+    plain: dict[str, Any] = {"prompt": {"text": "q", "cache_watermark": 1}}
     for _ in range(2):
         assert not stack.run(key=key, user_id=user, **plain)["was_cached"]
     assert not stack.run(key=key, user_id=user, **cached())["was_cached"]

@@ -106,7 +106,7 @@ async def test_more_than_a_page_is_caught_up_at_once(
 async def test_a_strange_entry_stops_nobody(redis_as: Callable[[str], Redis], fields: dict[str, bytes]) -> None:
     operator, reader = redis_as("operator"), ControlReader(redis_as("executor"), 2000)
     async with following(reader):
-        await operator.xadd(CONTROL, fields)  # type: ignore[arg-type]
+        await operator.xadd(CONTROL, fields)
         name = f"p-{uuid4()}"
         await order(operator, **engaged(name))
         await until(lambda: stops(reader.state, name))
