@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -15,21 +17,36 @@ from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.stack import Stack
 
 RedisAs = Callable[[str], Redis]
+NewFolder = Callable[[], Path]
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedValkey]:
+def new_folder() -> Iterator[NewFolder]:
+    """Makes folders for servers. Not pytest's own: a second run takes those away from a server that is not root."""
+    made: list[Path] = []
+
+    def make() -> Path:
+        made.append(Path(tempfile.mkdtemp(prefix="skeldir-test-")))
+        return made[-1]
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def valkey(new_folder: NewFolder) -> Iterator[EmbeddedValkey]:
     """A log server; partitions keep tests apart."""
-    server = EmbeddedValkey(tmp_path_factory.mktemp("valkey"))
+    server = EmbeddedValkey(new_folder())
     server.start()
     yield server
     server.stop()
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres(new_folder: NewFolder) -> Iterator[EmbeddedPostgres]:
     """A migrated database; tenants keep tests apart."""
-    server = EmbeddedPostgres(tmp_path_factory.mktemp("postgres"))
+    server = EmbeddedPostgres(new_folder())
     server.start()
     migrate.upgrade(server.url("skeldir_owner"))
     yield server
@@ -50,19 +67,19 @@ async def redis_as(valkey: EmbeddedValkey) -> AsyncIterator[RedisAs]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(new_folder: NewFolder) -> Iterator[Stack]:
     """`skeldir up`, as a person starts it."""
-    with Stack(tmp_path_factory.mktemp("stack")) as running:
+    with Stack(new_folder()) as running:
         yield running
 
 
 @pytest.fixture
-def new_stack(tmp_path: Path) -> Iterator[Callable[..., Stack]]:
+def new_stack(new_folder: NewFolder) -> Iterator[Callable[..., Stack]]:
     """A `skeldir up` of the test's own, with its own settings."""
     opened: list[Stack] = []
 
     def start(**environment: str) -> Stack:
-        opened.append(Stack(tmp_path / f"stack-{len(opened)}", environment).__enter__())
+        opened.append(Stack(new_folder(), environment).__enter__())
         return opened[-1]
 
     yield start

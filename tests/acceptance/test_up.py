@@ -1,0 +1,96 @@
+"""`skeldir up`: the ready file, services that come back, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+from collections.abc import Callable
+
+import psutil
+
+from tests.stack import Stack, eventually
+
+PROMISED = {
+    "gateway_url", "ledger_url", "redis_url", "database_url", "admin_database_url", "api_key", "operator_key",
+    "tenant_id", "user_id", "pids",
+}  # fmt: skip
+
+
+def family(stack: Stack) -> list[psutil.Process]:
+    """Every process that `up` has started."""
+    return psutil.Process(stack.ready["supervisor_pid"]).children(recursive=True)
+
+
+def test_the_ready_file_says_what_is_promised_to_its_owner_only(stack: Stack) -> None:
+    assert set(stack.ready) >= PROMISED
+    assert set(stack.ready["pids"]) == {"gateway", "policy", "executor", "ledger"}
+    mode = (stack.directory / "ready.json").stat().st_mode
+    assert stat.S_IMODE(mode) == 0o600
+    commands = {name: " ".join(psutil.Process(pid).cmdline()) for name, pid in stack.ready["pids"].items()}
+    assert all(f"serve {name}" in command for name, command in commands.items()), "four processes"
+
+
+def test_health_and_readiness(stack: Stack) -> None:
+    for base in ("gateway_url", "ledger_url"):
+        assert stack.get("/healthz", base=base).status_code == 200
+        assert stack.get("/readyz", base=base).json()["status"] == "ready"
+        assert "python_info" in stack.get("/metrics", base=base).text
+    assert stack.get("/openapi.json").json()["openapi"].startswith("3.")
+    assert stack.get("/docs").status_code == 200
+
+
+def test_doctor_finds_nothing_wrong_with_a_healthy_system(new_stack: Callable[..., Stack]) -> None:
+    found = json.loads(new_stack().cli("doctor", "--json").stdout)
+    assert found["ok"], [check for check in found["checks"] if not check["ok"]]
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    stack.redis().config_set("maxmemory-policy", "allkeys-lru")
+    done = stack.cli("doctor", "--json", check=False)
+    wrong = [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
+    assert done.returncode == 1
+    assert [(check["check"], "noeviction" in check["advice"]) for check in wrong] == [("eviction", True)]
+
+
+def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack(SKELDIR_DURABILITY="fsync")
+    before = stack.run(request_id="before", prompt={"simulated_cost_cents": 1})
+    stack.call(before)
+    for server in ("valkey-server", "postgres"):
+        (process, *_) = [one for one in family(stack) if one.name().startswith(server[:8])]
+        process.kill()
+
+        def answers() -> bool:
+            reply = stack.post("/v1/tasks", {"task_type": "route", "prompt": {}}, Prefer="wait=5")
+            return reply.status_code == 200 and reply.json()["status"] == "success"
+
+        eventually(answers, f"work goes on after {server}", 30)
+    assert stack.run(request_id="before", prompt={"simulated_cost_cents": 1}) == before
+    eventually(lambda: stack.get("/readyz", base="ledger_url").status_code == 200, "the ledger is back", 30)
+
+
+def test_ctrl_c_leaves_no_process(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    children = family(stack)
+    assert len(children) >= 8
+    stack.stop()
+    assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_kill_9_leaves_no_process(new_stack: Callable[..., Stack]) -> None:
+    stack = new_stack()
+    children = family(stack)
+    os.kill(stack.ready["supervisor_pid"], signal.SIGKILL)
+    stack.kill()
+    assert not psutil.wait_procs(children, timeout=20)[1]
+
+
+def test_bad_settings_are_one_line(stack: Stack) -> None:
+    bad = Stack(stack.directory / "bad", {"SKELDIR_PARTITIONS": "none"})
+    bad.directory.mkdir(exist_ok=True)
+    done = bad.cli("doctor", check=False)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "SKELDIR_PARTITIONS" in done.stderr
