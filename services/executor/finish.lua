@@ -8,7 +8,7 @@
 -- Returns `done`; else `ended`, `expired` (both with who ended it) or `superseded` (the delivery is acknowledged), or
 -- `attempting` and by whom.
 if ARGV[10] ~= '' and redis.call('GET', KEYS[5]) == ARGV[10] then redis.call('DEL', KEYS[5]) end
-local record = redis.call('HMGET', KEYS[1], 'decision', 'state', 'owner', 'ender')
+local record = redis.call('HMGET', KEYS[1], 'decision', 'state', 'owner', 'ender', 'lost')
 if record[1] ~= ARGV[1] or record[2] == 'ended' or record[2] == 'expired' then
   redis.call('XACK', KEYS[3], ARGV[3], ARGV[4])
   return {record[1] == ARGV[1] and record[2] or 'superseded', record[4] or ''}
@@ -18,7 +18,7 @@ local attempted = record[2] == 'attempting' and record[3] == ARGV[2]
 if not unattempted and not attempted then return {record[2], record[3] or ''} end
 redis.call('XADD', KEYS[2], '*', 'type', ARGV[8], 'data', ARGV[9])
 redis.call('HSET', KEYS[1], 'state', ARGV[5], 'result', ARGV[6], 'ender', ARGV[14])
-if ARGV[15] == '1' then redis.call('HINCRBY', KEYS[1], 'lost', 1) end
+if ARGV[15] == '1' then redis.call('HSET', KEYS[1], 'lost', tonumber(record[5] or 0) + 1) end
 if ARGV[5] == 'ended' then redis.call('PEXPIRE', KEYS[1], ARGV[7]) end
 if ARGV[11] ~= '' then
   local stored = redis.call('HGET', KEYS[4], 'watermark') or ''

@@ -13,7 +13,7 @@ from services.executor.execution import Expired, Lost, Over, Stop, before, witho
 from services.executor.journal import Journal
 from services.executor.metrics import ENDS
 from services.executor.room import Place
-from services.executor.single_flight import SingleFlight
+from services.executor.single_flight import SingleFlight, flight_key
 from shared.clock import Clock
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed, TaskSucceeded
@@ -65,7 +65,8 @@ class Performer:
                 return False
             case Lost(owner, again):
                 end = ends.expired(delivery, lost=True) if again else ends.uncertain(delivery, owner)
-                await self._finish(delivery, owner, end)
+                flight = flight_key(delivery) if delivery.allowed.task.cache_key else None  # perhaps it led one
+                await self._finish(delivery, owner, end, flight)
                 return False
             case _:
                 return True

@@ -16,7 +16,7 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 def text(value: Any) -> str:
     """Valid Unicode without NUL: what neither JSON nor PostgreSQL can hold becomes U+FFFD."""
-    string = value if isinstance(value, str) else str(value)
+    string = value if isinstance(value, str) else "" if value is None else str(value)
     return _UNSTORABLE.sub("\ufffd", string)
 
 

@@ -1,0 +1,175 @@
+"""The cache and single-flight: one call for one question, and never another's answer."""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+
+from services.executor.providers import Answer, Call, ProviderFailure
+from shared.events.decisions import BlockReason, TaskBlocked
+from shared.events.outcomes import TaskFailed, TaskSucceeded
+from shared.money import from_cents
+from tests.integration.executor.conftest import Bench, Gate, until
+
+PROMPT = {"input": "what is it?"}
+
+
+async def test_the_second_identical_task_is_answered_from_the_cache(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}):
+        await bench.allow(PROMPT, cached=True)
+        await bench.ends(1)
+        event = await bench.allow(PROMPT, cached=True)
+        first, second = (end.data for end in await bench.ends(2))
+    assert isinstance(first, TaskSucceeded) and isinstance(second, TaskSucceeded)
+    assert (second.was_cached, second.provider_attempted, second.usage.cost) == (True, False, 0)
+    assert second.output_text == first.output_text
+    assert second.response_metadata["boundary_id"] == "b07_p3_aisuite_chokepoint"
+    assert len(gate.calls) == 1 and (await bench.result(event))["was_cached"] is True
+    assert len(await bench.outcomes("attempt.started")) == 1
+
+
+@pytest.mark.parametrize("other", ["watermark", "user", "tenant", "prompt", "uncached"])
+async def test_another_question_misses(bench: Bench, other: str) -> None:
+    gate = Gate(is_open=True)
+    different = {
+        "watermark": bench.allowed(PROMPT, cached=True, cache_watermark=1),
+        "user": bench.allowed(PROMPT, cached=True, user=uuid4()),
+        "tenant": bench.allowed(PROMPT, cached=True, tenant=uuid4()),
+        "prompt": bench.allowed({"input": "what else?"}, cached=True),
+        "uncached": bench.allowed(PROMPT),
+    }[other]
+    async with bench.executor({"stub": gate}):
+        await bench.allow(PROMPT, cached=True)
+        await bench.ends(1)
+        await bench.decide(different)
+        second = (await bench.ends(2))[1].data
+    assert isinstance(second, TaskSucceeded) and not second.was_cached
+    assert len(gate.calls) == 2
+
+
+async def test_a_task_without_the_cache_does_not_fill_it(bench: Bench) -> None:
+    async with bench.executor():
+        await bench.allow(PROMPT)
+        await bench.ends(1)
+        await bench.allow(PROMPT, cached=True)
+        second = (await bench.ends(2))[1].data
+    assert isinstance(second, TaskSucceeded) and not second.was_cached
+
+
+async def test_an_older_watermark_misses_and_does_not_push_out_the_newer_answer(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    served: list[tuple[int, bool]] = []
+    async with bench.executor({"stub": gate}):
+        # 9 and 10: as digits, not as text; the last pair differs only beyond what a double can hold.
+        for at, watermark in enumerate((9, 10, 9, 10, 2**53, 2**53 + 1, 2**53, 2**53 + 1)):
+            await bench.allow(PROMPT, cached=True, cache_watermark=watermark)
+            end = (await bench.ends(at + 1))[at].data
+            assert isinstance(end, TaskSucceeded)
+            served.append((watermark, end.was_cached))
+    assert [cached for _, cached in served] == [False, False, False, True, False, False, False, True]
+
+
+async def test_a_failure_is_not_cached(bench: Bench) -> None:
+    async with bench.executor():
+        await bench.allow({"raise_error": True}, cached=True)
+        await bench.ends(1)
+        await bench.allow({"raise_error": True}, cached=True)
+        assert all(isinstance(end.data, TaskFailed) for end in await bench.ends(2))
+    assert len(await bench.outcomes("attempt.started")) == 2
+
+
+async def test_a_cache_only_decision_is_answered_from_the_cache(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}):
+        await bench.allow(PROMPT, cached=True)
+        await bench.ends(1)
+        await bench.allow(PROMPT, cached=True, cache_only=True)
+        second = (await bench.ends(2))[1].data
+    assert isinstance(second, TaskSucceeded) and second.was_cached and len(gate.calls) == 1
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_cache_only_decision_without_an_answer_is_blocked(bench: Bench, cached: bool) -> None:
+    gate = Gate(is_open=True)
+    event = await bench.allow(PROMPT, cached=cached, cache_only=True)
+    async with bench.executor({"stub": gate}):
+        end = await bench.end(TaskBlocked)
+    assert (end.reason, end.decision_id) == (BlockReason.BREAKER_OPEN, event.id)
+    assert gate.calls == [] and await bench.outcomes("attempt.started") == []
+
+
+async def test_ten_identical_tasks_at_once_make_one_call(bench: Bench) -> None:
+    """Whichever of two executors they reach."""
+    gate = Gate()
+    async with bench.executor({"stub": gate}, name="one"), bench.executor({"stub": gate}, name="two"):
+        await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(10)))
+        await until(lambda: bool(gate.calls))
+        await until(lambda: _delivered(bench, 10))
+        gate.open()
+        ends = [end.data for end in await bench.ends(10)]
+    assert len(gate.calls) == 1
+    assert sum(isinstance(end, TaskSucceeded) and end.was_cached for end in ends) == 9
+    assert await bench.admin.keys(f"{bench.partition.tag}:flight:*") == []
+
+
+async def test_those_that_wait_for_an_identical_call_take_no_place(bench: Bench) -> None:
+    gate = Gate()
+    async with bench.executor({"stub": gate}, executor_concurrency=2) as executor:
+        await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(10)))
+        await until(lambda: len(executor.worker._held) == 10 and executor.room.free == 1)
+        other = await bench.allow({"input": "something else"})
+        await until(lambda: len(gate.calls) == 2)
+        assert gate.calls[1].idempotency_key == other.subject
+        gate.open()
+        await bench.ends(11)
+        await until(lambda: executor.room.free == 2)
+
+
+class FailsOnce:
+    """The first call fails, the next ones do not."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def call(self, call: Call) -> Answer:
+        self.calls += 1
+        await asyncio.sleep(0.02)
+        if self.calls == 1:
+            raise ProviderFailure("ServerError")
+        return Answer("second", 1, 1, from_cents(1))
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_after_a_failed_call_the_next_one_leads(bench: Bench) -> None:
+    provider = FailsOnce()
+    async with bench.executor({"stub": provider}):
+        await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(6)))
+        ends = [end.data for end in await bench.ends(6)]
+    assert provider.calls == 2
+    assert sum(isinstance(end, TaskFailed) for end in ends) == 1
+
+
+async def test_a_leader_that_died_keeps_nobody_waiting_for_long(bench: Bench) -> None:
+    """Its task ends as uncertain when it is taken over; that frees the flight, and the next one leads."""
+    gate = Gate()
+    async with bench.executor({"stub": gate}, name="dies") as dies:
+        leader = await bench.allow(PROMPT, cached=True)
+        await until(lambda: len(gate.calls) == 1)
+        await dies.crash()
+    gate.open()
+    async with bench.executor({"stub": gate}, name="lives"):
+        await bench.allow(PROMPT, cached=True)
+        async with asyncio.timeout(5):  # the flight's own time is three times as long
+            ends = {end.subject: end.data for end in await bench.ends(2)}
+    failed = ends.pop(leader.subject)
+    assert isinstance(failed, TaskFailed) and failed.reason == "attempt_uncertain"
+    assert isinstance(next(iter(ends.values())), TaskSucceeded) and len(gate.calls) == 2
+
+
+async def _delivered(bench: Bench, count: int) -> bool:
+    return await bench.pending() == count

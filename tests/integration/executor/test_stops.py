@@ -1,0 +1,185 @@
+"""A stop stops: also what was allowed already, also in the last moment, also when the executor cannot know."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from uuid import uuid4
+
+import orjson
+from redis import Redis as BlockingRedis
+
+from services.executor.providers import Answer, Call
+from shared.events.decisions import BlockReason, TaskBlocked
+from shared.events.outcomes import DecisionExpired, TaskSucceeded
+from shared.money import from_cents
+from shared.partitions import CONTROL
+from skeldir.embedded import EmbeddedValkey
+from tests.integration.executor.conftest import Bench, Gate, until
+
+
+async def test_a_kill_switch_stops_what_was_allowed_before_it(bench: Bench) -> None:
+    event = await bench.allow()
+    position = await bench.engage()
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}):
+        end = await bench.end(TaskBlocked)
+    assert gate.calls == []
+    assert (end.reason, end.rule, end.decision_id) == (BlockReason.KILL_SWITCH, "executor", event.id)
+    assert end.explanation["actor"] == "tester" and end.control_position >= position
+    result = await bench.result(event)
+    assert (result["status"], result["blocked_reason"]) == ("blocked", "provider_kill_switch")
+    assert result["provider_attempted"] is False and await bench.pending() == 0
+
+
+async def test_released_it_goes_on_without_a_restart(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}) as executor:
+        await bench.engage()
+        await until(lambda: any(scope.tenant_id == bench.tenant for scope in executor.control.state.switches))
+        await bench.allow()
+        await bench.ends(1)
+        scope = {"tenant_id": str(bench.tenant)}
+        await bench.order(type="kill_switch.released", scope=scope, reason="over")
+        await until(lambda: not any(one.tenant_id == bench.tenant for one in executor.control.state.switches))
+        await bench.allow()
+        blocked, succeeded = await bench.ends(2)
+    assert (blocked.type, succeeded.type, len(gate.calls)) == ("task.blocked", "task.succeeded", 1)
+
+
+async def test_only_its_scope_is_stopped(bench: Bench) -> None:
+    await bench.engage(model="expensive")
+    stopped, free = bench.allowed(model="expensive"), bench.allowed(model="cheap")
+    async with bench.executor():
+        await bench.decide(stopped, free)
+        ends = await bench.ends(2)
+    assert {end.subject: end.type for end in ends} == {stopped.subject: "task.blocked", free.subject: "task.succeeded"}
+
+
+async def test_a_switch_between_the_record_and_the_call_is_seen_in_the_last_moment(bench: Bench) -> None:
+    """The attempt is recorded when the order comes: the call is not made, and the task ends as blocked, unattempted."""
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}) as executor:
+        begin = executor.journal.begin
+
+        async def begins_and_then_the_order_comes(*args: object) -> object:
+            verdict = await begin(*args)  # type: ignore[arg-type]
+            await bench.engage()
+            await until(lambda: any(one.tenant_id == bench.tenant for one in executor.control.state.switches))
+            return verdict
+
+        executor.journal.begin = begins_and_then_the_order_comes  # type: ignore[assignment]
+        event = await bench.allow()
+        end = await bench.end(TaskBlocked)
+    assert gate.calls == [] and end.reason == BlockReason.KILL_SWITCH
+    assert [one.type for one in await bench.outcomes()] == ["attempt.started", "task.blocked"]
+    assert (await bench.record(event))["state"] == "ended" and await bench.pending() == 0
+
+
+async def test_a_manual_shutoff_blocks_with_the_operators_words(bench: Bench) -> None:
+    scope = {"tenant_id": str(bench.tenant), "user_id": str(bench.user)}
+    await bench.order(type="shutoff.engaged", scope=scope, reason="runaway agent")
+    await bench.allow()
+    async with bench.executor():
+        assert (await bench.end(TaskBlocked)).reason == "runaway agent"
+
+
+async def test_an_expired_decision_goes_back_to_policy(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    event = await bench.allow(expires_in_ms=-1)
+    async with bench.executor({"stub": gate}):
+        end = await bench.end(DecisionExpired)
+    assert gate.calls == [] and end.decision_id == event.id and end.spend == "none"
+    assert end.task.fingerprint == "f" * 64, "policy needs the whole task to decide again"
+    assert (await bench.record(event))["state"] == "expired" and await bench.pending() == 0
+
+
+async def test_a_decision_that_expires_while_it_is_begun_makes_no_call(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}) as executor:
+        begin = executor.journal.begin
+
+        async def takes_long(*args: object) -> object:
+            verdict = await begin(*args)  # type: ignore[arg-type]
+            await until(lambda: executor.clock.now_ms() >= event.data.expires_at_ms)  # type: ignore[attr-defined]
+            return verdict
+
+        executor.journal.begin = takes_long  # type: ignore[assignment]
+        event = bench.allowed(expires_in_ms=400)
+        await bench.decide(event)
+        assert (await bench.end(DecisionExpired)).spend == "none"
+    assert gate.calls == []
+
+
+async def test_who_cannot_read_the_orders_makes_no_call(bench: Bench) -> None:
+    gate = Gate(is_open=True)
+    async with bench.executor({"stub": gate}, control_staleness_ms=300) as executor:
+        await until(lambda: executor.worker.problem is None)
+        executor.control_task.cancel()  # the stream is not read any more, for whatever reason
+        await until(lambda: executor.control.is_stale)
+        await bench.allow()
+        assert (await bench.end(TaskBlocked)).reason == BlockReason.CONTROL_STALE
+    assert gate.calls == []
+
+
+async def test_an_executor_that_just_started_does_not_block_what_waits(bench: Bench) -> None:
+    await bench.decide(*(bench.allowed() for _ in range(5)))
+    async with bench.executor():
+        assert {end.type for end in await bench.ends(5)} == {"task.succeeded"}
+
+
+class Notes:
+    """A provider that answers at once and notes when it was asked."""
+
+    def __init__(self) -> None:
+        self.asked_at: list[float] = []
+
+    async def call(self, call: Call) -> Answer:
+        self.asked_at.append(time.monotonic())
+        await asyncio.sleep(0.01)
+        return Answer("", 1, 1, from_cents(1))
+
+    async def close(self) -> None:
+        pass
+
+
+ORDERS, TASKS = 20, 200
+
+
+async def test_under_load_no_call_starts_later_than_the_propagation_bound(bench: Bench, valkey: EmbeddedValkey) -> None:
+    """From the moment before the XADD of the order to the start of the last call, over many orders, each into a backlog."""
+    lags_ms: list[float] = []
+    notes = Notes()
+
+    def engage_from_outside() -> float:
+        """In a thread, as another process would: the executor's loop is not asked. When it was sent."""
+        data = {"type": "kill_switch.engaged", "scope": {"tenant_id": str(bench.tenant)}, "reason": "test"}
+        sent_at = time.monotonic()
+        outside.xadd(CONTROL, {"data": orjson.dumps(data)})
+        return sent_at
+
+    with BlockingRedis.from_url(valkey.url("operator")) as outside:
+        outside.ping()
+        async with bench.executor({"stub": notes}):
+            for _ in range(ORDERS):
+                bench.tenant = uuid4()
+                begun = len(notes.asked_at)
+                await bench.decide(*(bench.allowed() for _ in range(TASKS)))
+                await until(lambda begun=begun: len(notes.asked_at) > begun, "load")  # type: ignore[misc]
+                sent_at = await asyncio.to_thread(engage_from_outside)
+                await until(bench.nothing_is_left, "the end of the backlog")
+                lags_ms.append(max(0.0, (max(notes.asked_at) - sent_at) * 1000))
+    blocked = sum(end.type == "task.blocked" for end in await bench.ends(ORDERS * TASKS))
+    print(f"\nstopped {blocked}; last call start after the order, ms: {sorted(round(lag, 1) for lag in lags_ms)}")
+    assert blocked > ORDERS, "the orders came too late to stop anything: not a test"
+    assert max(lags_ms) < 50
+
+
+async def test_a_cached_answer_is_not_served_past_a_stop(bench: Bench) -> None:
+    async with bench.executor():
+        await bench.allow({"input": "x"}, cached=True)
+        await bench.ends(1)
+        await bench.engage()
+        await bench.allow({"input": "x"}, cached=True)
+        first, second = await bench.ends(2)
+    assert isinstance(first.data, TaskSucceeded) and isinstance(second.data, TaskBlocked)
