@@ -46,7 +46,9 @@ class Reply:
         if self.body is not None:
             return json.dumps(self.body).encode()
         if self.status != 200:
-            return json.dumps({"error": {"message": f"scripted {self.status}", "type": "scripted", "code": None}}).encode()
+            return json.dumps(
+                {"error": {"message": f"scripted {self.status}", "type": "scripted", "code": None}}
+            ).encode()
         message = {"role": "assistant", "content": self.text, **self.message}
         completion = {
             "id": "chatcmpl-1",
@@ -145,7 +147,11 @@ class MockProvider:
         if reply.drop == "unanswered":
             return False
         content = reply.content()
-        lines = [f"HTTP/1.1 {reply.status} Scripted", "content-type: application/json", f"content-length: {len(content)}"]
+        lines = [
+            f"HTTP/1.1 {reply.status} Scripted",
+            "content-type: application/json",
+            f"content-length: {len(content)}",
+        ]
         lines += [f"{name}: {value}" for name, value in reply.headers.items()]
         writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
         if reply.drop == "in the middle":

@@ -26,7 +26,7 @@ _BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTi
 # Answered by something between us and the provider, which may have done the work and charged for it.
 _PERHAPS_SPENT = frozenset({408, 502, 504, 520, 522, 524})
 _PROVIDERS_FAULT_BELOW_500 = frozenset({408})
-_SECRET = re.compile(r"\b(?:sk|pk|key|Bearer)[-_ ][\w*.-]{6,}")
+_SECRET = re.compile(r"\b(?:(?:sk|pk|key)[-_]|Bearer )[\w*.-]{6,}")
 MAX_ANSWER_BYTES = 4 * 2**20
 
 

@@ -104,7 +104,7 @@ class Executor:
         async def silence(*_: object) -> list[Any]:
             return []
 
-        self.worker._group.keep = silence  # type: ignore[method-assign]
+        self.worker._group.keep = silence  # type: ignore[method-assign, assignment]
         self.worker._group.claim = silence  # type: ignore[assignment]
 
     async def _cancel(self) -> None:

@@ -214,4 +214,3 @@ async def test_a_superseded_decision_is_not_performed(bench: Bench) -> None:
     async with bench.executor({"stub": gate}):
         await until(bench.nothing_is_left)
     assert gate.calls == [] and await bench.outcomes() == []
-

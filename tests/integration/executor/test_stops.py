@@ -147,7 +147,7 @@ ORDERS, TASKS = 20, 200
 
 
 async def test_under_load_no_call_starts_later_than_the_propagation_bound(bench: Bench, valkey: EmbeddedValkey) -> None:
-    """From the moment before the XADD of the order to the start of the last call, over many orders, each into a backlog."""
+    """From the moment before the XADD of the order to the start of the last call; many orders, each into a backlog."""
     lags_ms: list[float] = []
     notes = Notes()
 

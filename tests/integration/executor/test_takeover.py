@@ -95,8 +95,9 @@ async def test_a_long_call_is_not_taken_away_from_who_makes_it(bench: Bench) -> 
     """Several times longer than the silence after which work is taken over; and with no place free, too."""
     gate = Gate()
     await bench.decide(*(bench.allowed() for _ in range(6)))
-    async with bench.executor({"stub": gate}, executor_concurrency=3), bench.executor(
-        {"stub": gate}, executor_concurrency=3
+    async with (
+        bench.executor({"stub": gate}, executor_concurrency=3),
+        bench.executor({"stub": gate}, executor_concurrency=3),
     ):
         await until(lambda: len(gate.calls) == 6)
         await asyncio.sleep(bench.settings.executor_claim_idle_ms * 3 / 1000)  # the test is that nothing happens

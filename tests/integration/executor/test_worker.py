@@ -29,12 +29,13 @@ async def test_no_more_is_taken_than_there_is_room_for(bench: Bench) -> None:
 async def test_two_executors_share_the_work(bench: Bench) -> None:
     one, two = Gate(), Gate()
     await bench.decide(*(bench.allowed() for _ in range(8)))
-    async with bench.executor({"stub": one}, executor_concurrency=4):
-        async with bench.executor({"stub": two}, executor_concurrency=4):
-            await until(lambda: len(one.calls) == len(two.calls) == 4)
-            one.open()
-            two.open()
-            await bench.ends(8)
+    first = bench.executor({"stub": one}, executor_concurrency=4)
+    second = bench.executor({"stub": two}, executor_concurrency=4)
+    async with first, second:
+        await until(lambda: len(one.calls) == len(two.calls) == 4)
+        one.open()
+        two.open()
+        await bench.ends(8)
 
 
 async def test_what_is_no_work_is_acknowledged(bench: Bench) -> None:
