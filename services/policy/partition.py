@@ -193,6 +193,9 @@ class PartitionWriter:
         }
 
     async def _commit(self, changes: Changes, entries: dict[str, list[Entry]]) -> None:
+        if changes.dead and await self._lease.renew() != self.token:
+            # A stale writer finds poison where there is none: what it knows is older than what it reads.
+            raise Fenced("the lease went to another writer")
         for one, reason in changes.dead:
             data = {b"type": one.event.type.encode(), b"data": one.event.to_json()}
             origin = self._partition.tasks if one.stream == "tasks" else self._partition.outcomes

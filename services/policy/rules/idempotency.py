@@ -25,9 +25,13 @@ class Standing(Enum):
 
 
 def standing(record: TaskRecord, task: Task) -> Standing:
-    """Fresh until a decision is recorded; a conflict when the record belongs to another body or user."""
+    """Fresh until a decision is recorded; a conflict when the record belongs to another body or user.
+
+    A task whose decision expired is not fresh: `decision.expired` has it decided again, and a second delivery of the
+    submission must not do so too.
+    """
     if record.fingerprint is not None and record.fingerprint != task.fingerprint:
         return Standing.CONFLICT
-    if record.state in (None, "submitted", "expired"):
+    if record.state in (None, "submitted"):
         return Standing.FRESH
     return Standing.DECIDED

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from services.policy.rules.idempotency import TaskRecord
+
 from tests.unit.policy.world import (
     ALICE,
     BOB,
@@ -179,6 +181,14 @@ def test_a_task_that_is_delivered_again_is_decided_once(times: int) -> None:
     task = world.task()
     said = world.deliver(*[task] * times)
     assert [one.event_type for one in said] == ["task.allowed"]
+
+
+def test_a_submission_that_comes_again_while_its_decision_has_expired_is_not_decided_by_it() -> None:
+    world = World()
+    task = world.task()
+    world.deliver(task)
+    world.desk.records = {task.data.task.task_id: TaskRecord(task.data.task.fingerprint, "expired")}  # type: ignore[attr-defined]
+    assert world.deliver(task) == []
 
 
 def test_the_same_request_with_another_body_is_a_conflict() -> None:

@@ -1,0 +1,183 @@
+"""Seeded histories hold; and for each guard that is taken out, one is found that does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from services.executor import execution
+from services.policy import budget, turn
+from services.policy.rules import breaker, idempotency
+from shared.control_state import ControlState
+from tests.simulation import actors, log, scheduler, world
+
+SEEDS = 250
+# A mutation must be found within so many histories; each is found within a few.
+PATIENCE = 400
+
+
+@pytest.mark.parametrize("block", range(5))
+def test_histories_hold(block: int) -> None:
+    for seed in range(block * SEEDS // 5, (block + 1) * SEEDS // 5):
+        scheduler.run(seed)
+
+
+def test_a_seed_gives_the_same_history_again() -> None:
+    assert scheduler.run(7).story == scheduler.run(7).story != scheduler.run(8).story
+
+
+Patch = pytest.MonkeyPatch
+
+
+def an_executor_calls_without_asking_policy(patch: Patch) -> None:
+    """It begins whatever it is given, whether or not the record says that it may."""
+
+    def begin(self: log.Log, delivery: Any, executor: str, attempt_no: int, event: Any) -> tuple[str, str]:
+        return "begun", ""
+
+    patch.setattr(log.Log, "begin", begin)
+
+
+def a_stale_writer_commits(patch: Patch) -> None:
+    """The fencing token is not looked at."""
+    original = log.Log.fenced
+
+    def fenced(self: log.Log, token: int, commands: Any) -> None:
+        original(self, self.hashes[log.PARTITION.lease("policy")]["token"], commands)
+
+    patch.setattr(log.Log, "fenced", fenced)
+
+
+def an_end_is_written_whoever_has_the_attempt(patch: Patch) -> None:
+    """finish.lua without its look at state and owner."""
+
+    def finish(self: log.Log, delivery: Any, owner: str, event: Any, *, lost: bool = False) -> tuple[str, str]:
+        self.append("outcomes", event.to_json())
+        self.record(delivery.allowed.task.task_id)["state"] = "ended"
+        self.acknowledge([int(delivery.entry_id.split("-")[0])])
+        return "done", ""
+
+    patch.setattr(log.Log, "finish", finish)
+
+
+def a_cap_counts_only_what_is_settled(patch: Patch) -> None:
+    """The hourly limit of the system that was replaced: reservations do not count."""
+    patch.setattr(budget, "fits", lambda bucket, amount, cap: cap is None or bucket.spent + amount <= cap)
+    for rule in ("hourly_limit", "monthly_cap"):
+        patch.setattr(f"services.policy.rules.{rule}.fits", budget.fits)
+
+
+def a_submission_is_decided_each_time_it_comes(patch: Patch) -> None:
+    """No idempotency in policy."""
+    patch.setattr(turn, "standing", lambda record, task: idempotency.Standing.FRESH)
+
+
+def an_expired_decision_is_decided_by_its_submission_too(patch: Patch) -> None:
+    """A bug that this simulation found: the submission, delivered again, made a second decision."""
+
+    def standing(record: idempotency.TaskRecord, task: Any) -> idempotency.Standing:
+        fresh = record.state == "expired" and record.fingerprint == task.fingerprint
+        return idempotency.Standing.FRESH if fresh else idempotency.standing(record, task)
+
+    patch.setattr(turn, "standing", standing)
+
+
+def the_last_moment_check_is_left_out(patch: Patch) -> None:
+    """What policy allowed is called, whatever was ordered since, and however old the decision is."""
+    patch.setattr(actors, "permission", lambda *_, **__: execution.Go())
+
+
+def policy_does_not_look_at_the_kill_switch(patch: Patch) -> None:
+    """Neither does the executor; else it would make up for it."""
+    patch.setattr(ControlState, "switch_for", lambda *_: None)
+    patch.setattr("services.policy.decide.STOPS", (("kill_switch", lambda *_: None),))
+
+
+def stale_orders_are_good_enough(patch: Patch) -> None:
+    """A service that was cut off from the control stream goes on."""
+    patch.setattr(world.ControlView, "is_stale", property(lambda self: False))
+
+
+def an_uncertain_attempt_releases_its_reservation(patch: Patch) -> None:
+    """Who does not know says nothing was spent."""
+    original = budget.end
+    found: Callable[..., Any] = lambda account, hold, how, cost: original(  # noqa: E731
+        account, hold, "released" if how == "held" else how, cost
+    )
+    patch.setattr(budget, "end", found)
+    patch.setattr("services.policy.evolve.settlement", lambda end: ("released", 0))
+    patch.setattr("services.policy.decide.settlement", lambda end: ("released", 0))
+
+
+def a_lost_attempt_is_forgotten(patch: Patch) -> None:
+    """What a dead executor began is begun again, as if nothing had happened."""
+    patch.setattr(actors, "before", lambda *_: execution.Untouched())
+
+    original = log.Log.begin
+
+    def begin(self: log.Log, delivery: Any, executor: str, attempt_no: int, event: Any) -> tuple[str, str]:
+        record = self.record(delivery.allowed.task.task_id)
+        if record.get("state") == "attempting" and record.get("owner") != executor:
+            return "begun", ""
+        return original(self, delivery, executor, attempt_no, event)
+
+    patch.setattr(log.Log, "begin", begin)
+
+
+def the_position_is_not_committed(patch: Patch) -> None:
+    """Decisions in one step, the place in the log in another that a crash may leave out: here, always."""
+    original = actors.commands
+
+    def commands(partition: Any, changes: Any, positions: Any, ttl: int) -> Any:
+        return original(partition, changes, {}, ttl)
+
+    patch.setattr(actors, "commands", commands)
+    patch.setattr(turn, "standing", lambda record, task: idempotency.Standing.FRESH)
+
+
+def what_waits_is_lost_with_its_writer(patch: Patch) -> None:
+    """Tasks that are held back live in memory only."""
+    original = actors.commands
+
+    def commands(partition: Any, changes: Any, positions: Any, ttl: int) -> Any:
+        changes.parked.clear()
+        return original(partition, changes, positions, ttl)
+
+    patch.setattr(actors, "commands", commands)
+
+
+def the_breaker_does_not_count_what_is_in_flight(patch: Patch) -> None:
+    """All of a burst goes out while nothing has failed yet."""
+    patch.setattr(breaker, "room", lambda *_: 10**9)
+
+
+MUTATIONS: dict[Callable[[Patch], None], str] = {
+    an_executor_calls_without_asking_policy: "invariant 3|invariant 1|DidNotEnd|not quiet",
+    a_stale_writer_commits: "invariant|twice|not quiet",
+    an_end_is_written_whoever_has_the_attempt: "invariant 2|invariant",
+    a_cap_counts_only_what_is_settled: "invariant 4",
+    a_submission_is_decided_each_time_it_comes: "invariant|twice",
+    an_expired_decision_is_decided_by_its_submission_too: "invariant",
+    the_last_moment_check_is_left_out: "invariant 5|invariant 12",
+    policy_does_not_look_at_the_kill_switch: "invariant 5",
+    stale_orders_are_good_enough: "invariant 5",
+    an_uncertain_attempt_releases_its_reservation: "invariant 6",
+    a_lost_attempt_is_forgotten: "invariant 3|invariant 2|invariant 6",
+    the_position_is_not_committed: "invariant|twice|not quiet",
+    what_waits_is_lost_with_its_writer: "invariant 2|not quiet",
+    the_breaker_does_not_count_what_is_in_flight: "invariant 12",
+}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.__name__)
+def test_a_guard_that_is_taken_out_is_missed(mutation: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    mutation(monkeypatch)
+    with pytest.raises(Exception, match=MUTATIONS[mutation]):
+        _run_all(PATIENCE)
+
+
+def _run_all(seeds: int) -> None:
+    for seed in range(seeds):
+        scheduler.run(seed)
