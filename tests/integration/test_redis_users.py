@@ -1,0 +1,53 @@
+"""No role can take back what is in the log, not even in streams and keys that it writes to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError
+
+TASKS, DECISIONS, OUTCOMES = "{skeldir:0}:tasks", "{skeldir:0}:decisions", "{skeldir:0}:outcomes"
+POLICY, ACCOUNT, TASK = "{skeldir:0}:policy", "{skeldir:0}:account:t:*", "{skeldir:0}:task:t"
+CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead-letters"
+
+
+@pytest.mark.parametrize(
+    ("role", "command"),
+    [
+        # Orders stay: who could delete one could release a kill switch without a trace.
+        ("operator", ("XDEL", CONTROL, "1-1")),
+        ("gateway", ("XDEL", CONTROL, "1-1")),
+        ("gateway", ("PEXPIRE", CONTROL, "1")),
+        ("operator", ("XDEL", INBOX, "1-1")),
+        ("operator", ("XADD", DEAD_LETTERS, "*", "data", "{}")),
+        # An accepted task stays.
+        ("gateway", ("XDEL", TASKS, "1-1")),
+        ("gateway", ("PEXPIRE", TASKS, "1")),
+        # An attempt that was recorded stays: money may have been spent on it.
+        ("executor", ("DEL", OUTCOMES)),
+        ("executor", ("SET", OUTCOMES, "x")),
+        ("executor", ("PEXPIRE", OUTCOMES, "1")),
+        ("executor", ("DEL", TASK)),
+        # A decision and the budget stay, also before the one who writes them.
+        ("policy", ("SET", DECISIONS, "x")),
+        ("policy", ("PEXPIRE", DECISIONS, "1")),
+        ("policy", ("PEXPIRE", POLICY, "1")),
+        ("policy", ("PEXPIRE", ACCOUNT, "1")),
+        ("ledger", ("XTRIM", CONTROL, "MAXLEN", "0")),
+        ("ledger", ("XTRIM", DEAD_LETTERS, "MAXLEN", "0")),
+    ],
+)
+async def test_what_is_in_the_log_cannot_be_taken_back(
+    role: str, command: tuple[str, ...], redis_as: Callable[[str], Redis]
+) -> None:
+    with pytest.raises(NoPermissionError):
+        await redis_as(role).execute_command(*command)
+
+
+async def test_the_executor_may_count_lost_attempts(redis_as: Callable[[str], Redis]) -> None:
+    """`finish.lua` does, for a task that is safe to retry."""
+    record = "{skeldir:0}:task:lost-attempts"
+    assert await redis_as("executor").execute_command("HINCRBY", record, "lost", 1) == 1
+    await redis_as("admin").delete(record)
