@@ -13,6 +13,7 @@ from pathlib import Path
 import psycopg
 import psycopg.sql
 
+from skeldir.embedded.claim import Claim, InUse
 from skeldir.embedded.process import (
     GuardedProcess,
     ServerFailed,
@@ -53,11 +54,18 @@ class EmbeddedPostgres:
         self.port = port or free_port()
         self._user_id = unprivileged_user()
         self._passwords: dict[str, str] = {}
+        self._claim = Claim(self._dir)
         self._process: GuardedProcess | None = None
 
     def start(self) -> None:
         """Make the cluster and its roles if need be, start it and wait until it answers."""
         self._dir.mkdir(parents=True, exist_ok=True)
+        if self._process is not None:
+            self._process.stop()
+        try:
+            self._claim.take()
+        except InUse as error:
+            raise ServerFailed(str(error)) from error
         self._passwords = stored_secrets(self._dir / "passwords.json", (SUPERUSER, *LOGIN_ROLES))
         if not (self._data / "PG_VERSION").exists():
             self._make_cluster()
@@ -65,7 +73,7 @@ class EmbeddedPostgres:
         for name, value in SETTINGS.items():
             command += ["-c", f"{name}={value}"]
         log = self._dir / "postgres.log"
-        self._process = GuardedProcess(command, signal.SIGINT, log, self._user_id)
+        self._process = GuardedProcess(command, signal.SIGINT, log, self._claim, self._user_id)
         self._process.start()
         self._wait(log)
         self._make_roles()
@@ -74,6 +82,7 @@ class EmbeddedPostgres:
         """Stop it; its state stays."""
         if self._process is not None:
             self._process.stop()
+        self._claim.release()
 
     @property
     def running(self) -> bool:

