@@ -391,9 +391,10 @@ async def tell(directory: Path, environment: dict[str, str]) -> int:
 
 async def _until_ready(up: asyncio.subprocess.Process, ready: Path, directory: Path) -> None:
     deadline = time.monotonic() + START_S
-    while not ready.exists():
+    while not await asyncio.to_thread(ready.exists):
         if up.returncode is not None or time.monotonic() > deadline:
-            raise SystemExit(f"skeldir up did not come up:\n{(directory / 'up.log').read_text()}")
+            said = await asyncio.to_thread((directory / "up.log").read_text)
+            raise SystemExit(f"skeldir up did not come up:\n{said}")
         await asyncio.sleep(0.05)
 
 

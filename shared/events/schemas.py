@@ -1,6 +1,6 @@
 """AsyncAPI 3 and JSON Schemas of every stream, made from the code: `python -m shared.events.schemas`.
 
-The channels are declared to FastStream, which writes the AsyncAPI document; each event's JSON Schema is a file beside it.
+The channels are declared to FastStream, which writes the AsyncAPI document; each event's JSON Schema is a file beside.
 """
 
 from __future__ import annotations

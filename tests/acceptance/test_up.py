@@ -20,7 +20,8 @@ PROMISED = {
 
 def family(stack: Stack) -> list[psutil.Process]:
     """Every process that `up` has started."""
-    return psutil.Process(stack.ready["supervisor_pid"]).children(recursive=True)
+    children: list[psutil.Process] = psutil.Process(stack.ready["supervisor_pid"]).children(recursive=True)
+    return children
 
 
 def test_the_ready_file_says_what_is_promised_to_its_owner_only(stack: Stack) -> None:

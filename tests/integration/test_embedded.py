@@ -101,13 +101,13 @@ async def test_a_role_cannot_do_what_it_must_not(
 async def test_a_script_gives_no_role_more_than_it_has(redis_as: Callable[[str], Redis]) -> None:
     """The executor acknowledges decisions within a script; adding one there is refused too."""
     source = "#!lua\nreturn redis.call('XADD', KEYS[1], '*', 'type', 'task.allowed', 'data', '{}')"
-    with pytest.raises(Exception, match="(?i)permission"):
+    with pytest.raises(Exception, match=r"(?i)permission"):
         await redis_as("executor").eval(source, 1, DECISIONS)
 
 
 async def test_nobody_comes_in_without_a_password(valkey: EmbeddedValkey) -> None:
     anonymous = Redis(host="127.0.0.1", port=valkey.port)
-    with pytest.raises(Exception, match="(?i)auth"):
+    with pytest.raises(Exception, match=r"(?i)auth"):
         await anonymous.ping()
     await anonymous.aclose()
 

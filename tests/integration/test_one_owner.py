@@ -37,7 +37,7 @@ each_server = pytest.mark.parametrize("make", [EmbeddedValkey, EmbeddedPostgres]
 def gone(pid: int) -> bool:
     """Whether the process has ended (one that nobody has waited for yet has ended, too)."""
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

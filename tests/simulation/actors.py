@@ -23,10 +23,10 @@ from services.policy.turn import Desk, Input, Turn, owner_of
 from shared.events.envelope import Envelope, Payload, new
 from shared.events.registry import EVENTS
 from shared.events.tasks import Task, TaskSubmitted, TaskType, task_id_of
+from shared.money import NANOCENTS_PER_CENT as CENT
 from shared.streams.lease import Fenced
 from tests.simulation.log import PARTITION, Entry
 from tests.simulation.world import (
-    CENT,
     CLAIM_IDLE_MS,
     CONFIG,
     LEASE_MS,
@@ -262,8 +262,12 @@ class Executor:
     def _steps(self, delivery: Delivery) -> Steps:
         if delivery.redelivered:
             stored = self.world.log.record(delivery.ref.task_id)
-            names = ("decision", "state", "owner")
-            record = Record(*(str(stored.get(name, "")) for name in names), lost=int(stored.get("lost", 0)))
+            record = Record(
+                decision=str(stored.get("decision", "")),
+                state=str(stored.get("state", "")),
+                owner=str(stored.get("owner", "")),
+                lost=int(stored.get("lost", 0)),
+            )
             yield 0
             match before(delivery, record, MAX_ATTEMPTS):
                 case Over():

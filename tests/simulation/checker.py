@@ -16,7 +16,6 @@ from shared.events.tasks import TaskSubmitted
 from tests.simulation.log import PARTITION
 from tests.simulation.world import CONFIG, OWNERS, STALENESS_MS, World
 
-
 KEYS = {owner: PARTITION.account(owner.tenant_id, owner.user_id) for owner in OWNERS}
 
 

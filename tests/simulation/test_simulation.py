@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.executor import execution
-from services.policy import budget, turn
+from services.policy import budget, commit, turn
 from services.policy.rules import breaker, idempotency
 from shared.control_state import ControlState
 from tests.simulation import actors, log, scheduler, world
@@ -128,7 +128,7 @@ def a_lost_attempt_is_forgotten(patch: Patch) -> None:
 
 def the_position_is_not_committed(patch: Patch) -> None:
     """Decisions in one step, the place in the log in another that a crash may leave out: here, always."""
-    original = actors.commands
+    original = commit.commands
 
     def commands(partition: Any, changes: Any, positions: Any, ttl: int) -> Any:
         return original(partition, changes, {}, ttl)
@@ -139,7 +139,7 @@ def the_position_is_not_committed(patch: Patch) -> None:
 
 def what_waits_is_lost_with_its_writer(patch: Patch) -> None:
     """Tasks that are held back live in memory only."""
-    original = actors.commands
+    original = commit.commands
 
     def commands(partition: Any, changes: Any, positions: Any, ttl: int) -> Any:
         changes.parked.clear()

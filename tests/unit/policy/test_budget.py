@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from services.policy.rules.idempotency import TaskRecord
-
 from tests.unit.policy.world import (
     ALICE,
     BOB,

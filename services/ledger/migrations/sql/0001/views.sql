@@ -20,7 +20,7 @@ SELECT 'breaker' AS state_type, tenant_id, user_id, breaker_key AS state_key, st
 FROM llm_breaker_state
 UNION ALL
 SELECT 'hourly_shutoff', tenant_id, user_id, to_char(hour_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-       CASE WHEN is_shutoff THEN 'shutoff' ELSE 'ok' END,
+       is_shutoff::text,
        NULL::integer, NULL::text, to_char(updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 FROM llm_hourly_shutoff_state;
 
