@@ -73,7 +73,13 @@ class Executor:
     """One executor with one partition, in this process."""
 
     def __init__(
-        self, redis: Redis, partition: Partition, settings: Settings, known: Mapping[str, Provider], name: str
+        self,
+        redis: Redis,
+        partition: Partition,
+        settings: Settings,
+        known: Mapping[str, Provider],
+        name: str,
+        control_after_s: float,
     ) -> None:
         self.name = name
         self.redis = redis
@@ -83,9 +89,9 @@ class Executor:
         self.room = Room(settings.executor_concurrency)
         self.journal = Journal(redis, name, settings)
         self.attempts = Attempts(name, self.journal, self.control, self.clock, known, settings)
-        performer = Performer(name, self.journal, self.attempts, self.clock, settings)
-        self.worker = PartitionWorker(redis, partition, name, performer, self.control, self.room, settings)
-        self.control_task = asyncio.create_task(self.control.follow())
+        self.performer = Performer(name, self.journal, self.attempts, self.clock, settings)
+        self.worker = PartitionWorker(redis, partition, name, self.performer, self.control, self.room, settings)
+        self.control_task = asyncio.create_task(self._follow(control_after_s))
         self._tasks = [asyncio.create_task(self.worker.run()), asyncio.create_task(self.clock.follow(redis))]
 
     async def crash(self) -> None:
@@ -106,6 +112,10 @@ class Executor:
 
         self.worker._group.keep = silence  # type: ignore[method-assign, assignment]
         self.worker._group.claim = silence  # type: ignore[assignment]
+
+    async def _follow(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        await self.control.follow()
 
     async def _cancel(self) -> None:
         tasks = [*self._tasks, self.control_task]
@@ -134,13 +144,17 @@ class Bench:
 
     @asynccontextmanager
     async def executor(
-        self, known: Mapping[str, Provider] | None = None, name: str = "", **changed: Any
+        self,
+        known: Mapping[str, Provider] | None = None,
+        name: str = "",
+        control_after_s: float = 0,
+        **changed: Any,
     ) -> AsyncIterator[Executor]:
         """An executor that runs for as long as the block."""
         settings = self.settings.model_copy(update=changed)
         known = providers.by_name() if known is None else known
         name = name or f"executor-{uuid4().hex[:8]}"
-        one = Executor(self.redis_as("executor"), self.partition, settings, known, name)
+        one = Executor(self.redis_as("executor"), self.partition, settings, known, name, control_after_s)
         try:
             yield one
         finally:

@@ -205,6 +205,7 @@ async def test_a_kill_switch_ends_the_retries(bench: Bench, provider: MockProvid
         await bench.engage()
         end = await bench.end(TaskFailed)
     assert (end.reason, end.provider_attempted, len(provider.calls)) == ("provider_error:RateLimitError", True, 1)
+    assert len(await bench.outcomes("attempt.started")) == 1
 
 
 async def test_a_refused_connection_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

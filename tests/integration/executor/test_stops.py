@@ -9,6 +9,7 @@ from uuid import uuid4
 import orjson
 from redis import Redis as BlockingRedis
 
+from services.executor.delivery import Delivery
 from services.executor.providers import Answer, Call
 from shared.events.decisions import BlockReason, TaskBlocked
 from shared.events.outcomes import DecisionExpired, TaskSucceeded
@@ -124,7 +125,7 @@ async def test_who_cannot_read_the_orders_makes_no_call(bench: Bench) -> None:
 
 async def test_an_executor_that_just_started_does_not_block_what_waits(bench: Bench) -> None:
     await bench.decide(*(bench.allowed() for _ in range(5)))
-    async with bench.executor():
+    async with bench.executor(control_after_s=0.2):
         assert {end.type for end in await bench.ends(5)} == {"task.succeeded"}
 
 
@@ -183,3 +184,20 @@ async def test_a_cached_answer_is_not_served_past_a_stop(bench: Bench) -> None:
         await bench.allow({"input": "x"}, cached=True)
         first, second = await bench.ends(2)
     assert isinstance(first.data, TaskSucceeded) and isinstance(second.data, TaskBlocked)
+
+
+async def test_a_cached_answer_is_not_served_past_a_stop_that_comes_while_it_is_fetched(bench: Bench) -> None:
+    async with bench.executor() as executor:
+        await bench.allow({"input": "x"}, cached=True)
+        await bench.ends(1)
+        lookup = executor.performer._cache.lookup
+
+        async def fetched_when_the_order_comes(delivery: Delivery) -> TaskSucceeded | None:
+            answer = await lookup(delivery)
+            await bench.engage()
+            await until(lambda: any(one.tenant_id == bench.tenant for one in executor.control.state.switches))
+            return answer
+
+        executor.performer._cache.lookup = fetched_when_the_order_comes  # type: ignore[method-assign]
+        await bench.allow({"input": "x"}, cached=True)
+        assert isinstance((await bench.ends(2))[1].data, TaskBlocked)
