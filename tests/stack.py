@@ -154,10 +154,11 @@ class Stack:
         """The log, as its administrator."""
         return redis.Redis.from_url(self.ready["redis_url"])
 
-    def rows(self, query: str, tenant: str | None, user: str | None, url: str = "database_url") -> list[dict[str, Any]]:
+    def rows(self, query: str, tenant: str | None, user: str | None, timezone: str = "UTC") -> list[dict[str, Any]]:
         """A query as app_user with the two settings, as `psql` would."""
-        with psycopg.connect(self.ready[url], row_factory=dict_row) as connection:
-            for name, value in (("app.current_tenant_id", tenant), ("app.current_user_id", user)):
+        with psycopg.connect(self.ready["database_url"], row_factory=dict_row) as connection:
+            given = {"app.current_tenant_id": tenant, "app.current_user_id": user, "timezone": timezone}
+            for name, value in given.items():
                 if value is not None:
                     connection.execute("SELECT set_config(%s, %s, false)", [name, value])
             return connection.execute(query.encode()).fetchall()

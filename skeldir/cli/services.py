@@ -72,6 +72,8 @@ async def _up(system: System) -> None:
 
 def _show(facts: Running) -> None:
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")  # an address that is cut is of no use
     table.add_row("gateway", facts.gateway_url)
     table.add_row("", f"{facts.gateway_url}/docs")
     table.add_row("ledger", facts.ledger_url)

@@ -234,3 +234,36 @@ def test_state_survives_a_restart(new_stack: Callable[..., Stack]) -> None:
     stack.start()
     assert stack.run(request_id="once", prompt={"simulated_cost_cents": 1}) == before
     assert float(stack.call(before)["cost_cents"]) == 1
+
+
+def test_times_are_utc_whatever_the_session_says(stack: Stack) -> None:
+    """In the replaced system hours were printed in the session's time zone, with a Z."""
+    stack.call(stack.run(prompt={"simulated_cost_cents": 1}))
+    query = "SELECT state_key, updated_at FROM dashboard_breaker_shutoff_state WHERE state_type = 'hourly_shutoff'"
+    tenant, user = stack.ready["tenant_id"], stack.ready["user_id"]
+    here = eventually(lambda: stack.rows(query, tenant, user), "the hour")
+    tokyo = stack.rows(query, tenant, user, timezone="Asia/Tokyo")
+    assert here[0]["state_key"] == tokyo[0]["state_key"] and here[0]["state_key"].endswith(":00:00Z")
+
+
+def test_nothing_of_a_prompt_or_a_key_is_in_the_logs(stack: Stack) -> None:
+    secret = f"a secret of {uuid4()}"
+    for prompt in ({"text": secret}, {"text": secret, "raise_error": True}, {"text": secret, "kill_switch": True}):
+        stack.run(prompt=prompt)
+    stack.redis().xadd("skeldir:inbox", {"data": json.dumps({"prompt": secret})})
+    stack.run()
+    said = "".join(file.read_text() for file in (stack.data / "logs").glob("*.log"))
+    assert said and secret not in said
+    assert stack.ready["api_key"] not in said and stack.ready["operator_key"] not in said
+
+
+def test_the_breakdown_by_model_is_kept_current(stack: Stack) -> None:
+    """In the replaced system it stayed as it was at the first call."""
+    tenant, user = stack.ready["tenant_id"], str(uuid4())
+    key = stack.key(tenant, user)
+    for model, cents in (("stub:a", 1), ("stub:b", 2), ("stub:a", 3)):
+        stack.call(stack.run(key=key, prompt={"model": model, "simulated_cost_cents": cents}), tenant, user)
+    query = "SELECT model_breakdown FROM llm_monthly_costs WHERE total_calls = 3 AND total_cost_cents = 6"
+    (month,) = eventually(lambda: stack.rows(query, tenant, user), "the month")
+    costs = {model: (part["calls"], part["cost_cents"]) for model, part in month["model_breakdown"].items()}
+    assert costs == {"stub:a": (2, 4), "stub:b": (1, 2)}
