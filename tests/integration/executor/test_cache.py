@@ -110,7 +110,8 @@ async def test_ten_identical_tasks_at_once_make_one_call(bench: Bench) -> None:
         await until(lambda: bool(gate.calls) and len(leads.worker._held) == 3)
         async with bench.executor({"stub": gate}, name="waits") as waits:
             await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(7)))
-            await until(lambda: len(waits.worker._held) >= 6)  # one may be in the leader's hand already
+            # One may be in the leader's hand already; those here have looked, and stepped aside to wait.
+            await until(lambda: len(waits.worker._held) >= 6 and waits.room.free == waits.room.places)
             gate.open()
             ends = [end.data for end in await bench.ends(10)]
     assert len(gate.calls) == 1

@@ -103,7 +103,8 @@ async def test_an_end_without_an_attempt_needs_an_untouched_task(case: Case) -> 
 
 def loses_the_first_reply(journal: Journal) -> None:
     """The server does it, and its answer never arrives."""
-    run, lost = journal.pipeline.run, []
+    run = journal.pipeline.run
+    lost: list[Any] = []
 
     async def runs(*args: Any) -> Any:
         reply = await run(*args)
