@@ -7,6 +7,7 @@ import getpass
 import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import typer
@@ -58,16 +59,24 @@ def redis_url(settings: Settings) -> str:
 
 
 def database_url(settings: Settings, name: str = "database_url") -> str:
-    """The configured database, else the running system's `name` of the ready file. Raises CommandError."""
+    """The configured database, else the running system's `name` of the ready file. Raises CommandError.
+
+    Where the configured one is the running system's, in another role than `name` asks for, that one is taken.
+    """
     if name == "admin_database_url" and settings.admin_database_url:
         return settings.admin_database_url
-    if settings.database_url:
-        return settings.database_url
     found = find_running(settings)
-    value = getattr(found, name, None) if found else None
-    if not value:
+    if settings.database_url and (found is None or not same_server(settings.database_url, found.database_url)):
+        return settings.database_url
+    if found is None:
         raise CommandError("no system is running here: start `skeldir up`, or set SKELDIR_DATABASE_URL")
-    return str(value)
+    return str(settings.database_url if settings.database_url and name == "database_url" else getattr(found, name))
+
+
+def same_server(one: str, other: str) -> bool:
+    """Whether two URLs lead to the same server, in whatever role."""
+    left, right = urlsplit(one), urlsplit(other)
+    return (left.hostname, left.port) == (right.hostname, right.port)
 
 
 def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:

@@ -18,7 +18,17 @@ from shared.events.results import TaskResult
 from shared.events.tasks import task_id_of
 from shared.partitions import INBOX, partition_for
 from shared.settings import Settings
-from skeldir.cli.context import CommandError, Json, find_running, load_settings, out, print_json, uuid, with_redis
+from skeldir.cli.context import (
+    CommandError,
+    Json,
+    find_running,
+    load_settings,
+    out,
+    print_json,
+    same_server,
+    uuid,
+    with_redis,
+)
 
 LOOK_S = 0.05
 
@@ -43,7 +53,9 @@ def submit(
         parse(body, settings.max_body_bytes, settings.max_body_depth)
     except Invalid as error:
         raise CommandError(str(error)) from error
-    found = find_running(settings) if not settings.redis_url else None
+    found = find_running(settings)
+    if found and settings.redis_url and not same_server(settings.redis_url, found.redis_url):
+        found = None  # another system than the one that is configured
     url = settings.gateway_url or (found.gateway_url if found else None)
     key = settings.api_key.get_secret_value() if settings.api_key else (found.api_key if found else None)
     result = _over_http(url, key, body, wait) if url and key else _by_inbox(task, tenant, wait)

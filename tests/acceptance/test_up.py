@@ -95,3 +95,15 @@ def test_bad_settings_are_one_line(stack: Stack) -> None:
     done = bad.cli("doctor", check=False)
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "SKELDIR_PARTITIONS" in done.stderr
+
+
+def test_commands_work_with_nothing_but_the_urls_of_the_ready_file(stack: Stack) -> None:
+    """As they are used from another folder: the log as it is configured, the database in the reader's role."""
+    elsewhere = {"SKELDIR_DATA_DIR": "/nonexistent", "SKELDIR_REDIS_URL": stack.ready["redis_url"]}
+    other = Stack(stack.data, {**elsewhere, "SKELDIR_DATABASE_URL": stack.ready["database_url"]})
+    tenant, user = stack.ready["tenant_id"], stack.ready["user_id"]
+    assert json.loads(other.cli("kill-switch", "status", "--json").stdout)["engaged"] is False
+    who = ("--tenant", tenant, "--user", user)
+    said = other.cli("submit", "route", "--prompt", "{}", *who, "--wait", "10", "--json").stdout
+    assert json.loads(said)["status"] == "success"
+    assert json.loads(other.cli("limits", "show", *who, "--json").stdout)["limits"]
