@@ -34,12 +34,12 @@ class OpenAIProvider:
     """Chat completions. The SDK's own retries are off: each attempt is recorded, and that is ours to do."""
 
     def __init__(self) -> None:
-        self._client: AsyncOpenAI | None = None
+        self._client = AsyncOpenAI(max_retries=0)
 
     async def call(self, call: Call) -> Answer:
         messages, parameters = messages_of(call.prompt), parameters_of(call)
         try:
-            async with self._connected().chat.completions.with_streaming_response.create(
+            async with self._client.chat.completions.with_streaming_response.create(
                 model=call.model,
                 messages=messages,
                 timeout=call.timeout_s,
@@ -48,21 +48,11 @@ class OpenAIProvider:
             ) as response:
                 body = await _bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise failure_of(error, self._connected().api_key) from error
+            raise failure_of(error, self._client.api_key) from error
         return read_completion(body, call.provider, call.model)
 
     async def close(self) -> None:
-        if self._client is not None:
-            await self._client.close()
-
-    def _connected(self) -> AsyncOpenAI:
-        if self._client is None:
-            try:
-                self._client = AsyncOpenAI(max_retries=0)
-            except openai.OpenAIError as error:
-                problem = "OPENAI_API_KEY is not set for the executor"
-                raise ProviderFailure("MissingCredentials", problem, counts_for_breaker=False, asked=False) from error
-        return self._client
+        await self._client.close()
 
 
 async def _bounded(response: Any) -> bytes:

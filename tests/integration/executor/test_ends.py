@@ -68,7 +68,10 @@ async def test_the_stub_fails_as_it_is_asked_to(bench: Bench, asked: Any, reason
 
 
 @pytest.mark.parametrize("prompt", [{"simulated_delay_ms": "soon"}, {"simulated_cost_cents": -1}, {"input": 5}])
-async def test_the_callers_mistake_is_not_the_providers_failure(bench: Bench, prompt: dict[str, Any]) -> None:
+async def test_the_callers_mistake_is_not_the_providers_failure(
+    bench: Bench, prompt: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-never-used")
     await bench.allow(prompt, provider="openai" if "input" in prompt else "stub")
     async with bench.executor():
         end = await bench.end(TaskFailed)
