@@ -33,10 +33,10 @@ def from_cents(cents: Decimal | int | float | str) -> int:
         raise ValueError(f"not an amount of cents: {cents!r}") from error
     if not amount.is_finite() or amount < 0:
         raise ValueError(f"an amount of cents is finite and not negative, not {cents!r}")
-    nanocents = int((_EXACT.multiply(amount, Decimal(NANOCENTS_PER_CENT))).to_integral_value(rounding=ROUND_CEILING))
-    if nanocents > MAX_NANOCENTS:
+    # Compared before it is multiplied: 1e999999999 is a Decimal, and its product is an error of another kind.
+    if amount > to_cents(MAX_NANOCENTS):
         raise ValueError(f"an amount of cents is at most {to_cents(MAX_NANOCENTS)}, not {cents!r}")
-    return nanocents
+    return int(_EXACT.multiply(amount, Decimal(NANOCENTS_PER_CENT)).to_integral_value(rounding=ROUND_CEILING))
 
 
 def from_dollars(dollars: Decimal) -> int:
