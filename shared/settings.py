@@ -16,6 +16,10 @@ class Settings(BaseSettings):
 
     redis_url: str | None = Field(None, description="Redis or Valkey, as the role of this process. None: embedded.")
     database_url: str | None = Field(None, description="PostgreSQL, as the role of this process. None: embedded.")
+    ledger_database_url: str | None = Field(
+        None,
+        description="The ledger's own URL when `skeldir up` runs on your servers. None: `SKELDIR_DATABASE_URL`.",
+    )
     admin_database_url: str | None = Field(
         None, description="PostgreSQL as the owner role, for `skeldir migrate`. None: `SKELDIR_DATABASE_URL`."
     )

@@ -25,6 +25,7 @@ from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
 from skeldir import running
+from skeldir.configured import HalfConfigured, check_roles, require_database
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
 from skeldir.embedded.process import free_port, write_private
 from skeldir.keys import publish_key, sha256_of
@@ -86,6 +87,10 @@ class System:
 
     async def start(self) -> running.Running:
         """Bring everything up. Raises UpFailed."""
+        try:
+            require_database(self.settings)
+        except HalfConfigured as error:
+            raise UpFailed(str(error)) from error
         self.data_dir.mkdir(parents=True, exist_ok=True)
         (self.data_dir / "logs").mkdir(exist_ok=True)
         await asyncio.to_thread(self._start_servers)
@@ -141,6 +146,12 @@ class System:
             migrate.upgrade(self._database("skeldir_owner", self.settings.admin_database_url))
         except (SQLAlchemyError, AlembicError) as error:
             raise UpFailed(f"the database cannot be migrated: {error}") from error
+        if self.postgres is None:
+            try:
+                for warning in check_roles(self.settings):
+                    self.say(warning)
+            except HalfConfigured as error:
+                raise UpFailed(str(error)) from error
 
     def _redis(self, role: str) -> str:
         if self.valkey is not None:
@@ -164,9 +175,11 @@ class System:
             "SKELDIR_OWNER_PID": str(os.getpid()),
         }
         found.pop("SKELDIR_ADMIN_DATABASE_URL", None)
+        found.pop("SKELDIR_LEDGER_DATABASE_URL", None)
         found.pop("SKELDIR_DATABASE_URL", None)
         if database is not None:
-            found["SKELDIR_DATABASE_URL"] = self._database(database)
+            own = self.settings.ledger_database_url if name == "ledger" else None
+            found["SKELDIR_DATABASE_URL"] = self._database(database, own)
         return found
 
     async def _identity(self) -> dict[str, str]:
@@ -201,7 +214,7 @@ class System:
             redis_url=self._redis("admin"),
             database_url=self._database("app_user"),
             admin_database_url=self._database("postgres", self.settings.admin_database_url),
-            ledger_database_url=self._database("skeldir_ledger"),
+            ledger_database_url=self._database("skeldir_ledger", self.settings.ledger_database_url),
             pids={name: child.pid for name, child in self.children.items()},
             supervisor_pid=os.getpid(),
             data_dir=str(self.data_dir.resolve()),
