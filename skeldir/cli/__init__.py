@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from shared.logs import configure_logs
 from skeldir.cli.context import CommandError
 
 # Command -> its module here, and the typer application or function in it.
@@ -58,6 +59,7 @@ def application(*names: str) -> typer.Typer:
 def main() -> None:
     """Run a command. Bad input: one clear line on standard error, exit 2, no traceback."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    configure_logs("ERROR")  # on standard error: what a command prints is its answer
     try:
         code = application(*([wanted] if wanted in COMMANDS else COMMANDS))(standalone_mode=False)
     except CommandError as error:

@@ -14,7 +14,7 @@ import uvloop
 from rich.panel import Panel
 from rich.table import Table
 
-from shared.service import configure_logs
+from shared.logs import configure_logs
 from shared.settings import Settings
 from skeldir.cli.context import CommandError, load_settings, out
 from skeldir.embedded.process import ServerFailed
