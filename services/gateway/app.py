@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import structlog
 from fastapi import FastAPI
 from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
@@ -12,6 +13,8 @@ from services.gateway.door import Door
 from services.gateway.problems import Problem, respond
 from services.gateway.routes import control, openai, tasks
 from shared.service import Readiness, health_routes
+
+log = structlog.get_logger(__name__)
 
 _CODES = {404: "no_such_path", 405: "wrong_method"}
 
@@ -36,6 +39,13 @@ def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         code = _CODES.get(error.status_code, "http_error")
-        return respond(request, Problem(error.status_code, code, str(error.detail)))
+        response = respond(request, Problem(error.status_code, code, str(error.detail)))
+        response.headers.update(error.headers or {})
+        return response
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> Response:
+        log.error("request failed", path=request.url.path, error=type(error).__name__)
+        return respond(request, Problem(500, "internal_error", "this is our mistake; it was logged"))
 
     return app

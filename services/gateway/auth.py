@@ -52,7 +52,8 @@ class Doorkeeper:
         most = max(1.0, self._rate_per_s)
         tokens, since = self._buckets.pop(key_id, (most, now))
         tokens = min(most, tokens + (now - since) * self._rate_per_s)
-        self._buckets[key_id] = (max(0.0, tokens - 1), now)
+        # A refusal costs nothing: who asks too often is slowed down to the rate, not shut out.
+        self._buckets[key_id] = (tokens - 1 if tokens >= 1 else tokens, now)
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         if tokens < 1:

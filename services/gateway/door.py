@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from redis.exceptions import RedisError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from services.gateway.acceptance import Acceptance, Acceptor
+from services.gateway.acceptance import Acceptor
 from services.gateway.auth import Doorkeeper, user_for
 from services.gateway.history import History
+from services.gateway.metrics import SUBMISSIONS
 from services.gateway.problems import Problem
 from services.gateway.results import Results, TooManyWait
-from services.gateway.submission import Invalid, TaskRequest, submission
+from services.gateway.submission import Invalid, TaskRequest, name_of, submission
 from shared.clock import Clock
 from shared.control_state import Key
 from shared.events.envelope import Envelope
 from shared.events.results import TaskResult
 from shared.settings import Settings
+
+# W3C Trace Context, version 00. A header of another form is not passed on.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,32 +64,43 @@ class Door:
         if length.isdecimal() and int(length) > bound:
             raise too_large(f"the body has {length} bytes; at most {bound} are taken")
         parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > bound:
-                raise too_large(f"the body has more than {bound} bytes")
-            parts.append(part)
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size > bound:
+                    raise too_large(f"the body has more than {bound} bytes")
+                parts.append(part)
+        except ClientDisconnect as error:
+            raise Problem(400, "incomplete_body", "the body ended before all of it was there") from error
         return b"".join(parts)
 
-    async def submit(
-        self,
-        key: Key,
-        task: TaskRequest,
-        *,
-        request_id: str | None,
-        origin: str,
-        wait_s: float,
-        traceparent: str | None,
-    ) -> Submitted:
+    async def submit(self, request: Request, key: Key, task: TaskRequest, *, origin: str, wait_s: float) -> Submitted:
         """Submit and wait up to `wait_s`. Raises Problem 403, 409, 422, 503."""
+        event = self._event(request, key, task, origin)
+        task_id = UUID(event.subject)
+        try:
+            if wait_s > 0:
+                async with self.results.expect(task_id) as future:
+                    result = await self._accept(event, origin)
+                    if result is None:
+                        result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
+            else:
+                result = await self._accept(event, origin)
+        except TooManyWait as error:
+            raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
+        return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
+
+    def _event(self, request: Request, key: Key, task: TaskRequest, origin: str) -> Envelope:
+        """The event that accepting this task appends."""
         if task.tenant_id not in (None, key.tenant_id):
             raise Problem(403, "wrong_tenant", "this key belongs to another tenant")
         if self.memory_problem:
             raise Problem(503, "log_full", self.memory_problem, retry_after_s=5)
-        if request_id is not None and task.request_id not in (None, request_id):
-            raise Problem(422, "two_request_ids", "Idempotency-Key and request_id differ; give one of them")
+        request_id, trace = request.headers.get("idempotency-key"), request.headers.get("traceparent", "")
         try:
-            event = submission(
+            if request_id is not None and name_of(request_id, "Idempotency-Key") != (task.request_id or request_id):
+                raise Problem(422, "two_request_ids", "Idempotency-Key and request_id differ; give one of them")
+            return submission(
                 task,
                 tenant_id=key.tenant_id,
                 user_id=user_for(key, task.user_id),
@@ -93,26 +109,20 @@ class Door:
                 now_ms=self._clock.now_ms(),
                 settings=self.settings,
                 environ=os.environ,
-                traceparent=traceparent,
+                traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
             )
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error
-        task_id = UUID(event.subject)
+
+    async def _accept(self, event: Envelope, origin: str) -> TaskResult | None:
+        """The result that is there already, if it is; from here on the task is durable."""
         try:
-            async with self.results.expect(task_id) as future:
-                acceptance = await self._acceptor.accept(event)
-                result = self._answer(acceptance)
-                if result is None and wait_s > 0:
-                    result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
-        except TooManyWait as error:
-            raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
+            acceptance = await self._acceptor.accept(event)
         except (RedisError, OSError) as error:
+            SUBMISSIONS.labels(origin, "unreachable").inc()
             problem = "the log cannot be reached: submit it again with the same request id"
             raise Problem(503, "log_unreachable", problem, retry_after_s=1) from error
-        return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
-
-    @staticmethod
-    def _answer(acceptance: Acceptance) -> TaskResult | None:
+        SUBMISSIONS.labels(origin, acceptance.status).inc()
         if acceptance.status == "conflict":
             raise Problem(409, "idempotency_conflict", "this request id was used with another body or by another user")
         if acceptance.status == "full":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID
 
 import asyncpg
@@ -22,14 +23,16 @@ class History:
     def __init__(self, database_url: str | None) -> None:
         self._url = database_url
         self._pool: asyncpg.Pool | None = None
+        self._opening = asyncio.Lock()
 
     async def result(self, tenant_id: UUID, user_id: UUID, task_id: UUID) -> TaskResult | None:
         """The result of an ended task. Raises asyncpg.PostgresError or OSError when the database cannot be read."""
         if self._url is None:
             return None
-        if self._pool is None:
-            self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S)
-        async with self._pool.acquire() as connection, connection.transaction(readonly=True):
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S)
+        async with self._pool.acquire(timeout=TIMEOUT_S) as connection, connection.transaction(readonly=True):
             # Local to the transaction: the next borrower of this connection starts without a tenant.
             await connection.execute(
                 "SELECT set_config('app.current_tenant_id', $1, true), set_config('app.current_user_id', $2, true)",

@@ -8,6 +8,7 @@ import secrets
 from functools import partial
 
 import structlog
+from fastapi import FastAPI
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -15,15 +16,15 @@ from services.gateway.acceptance import Acceptor
 from services.gateway.app import application
 from services.gateway.auth import Doorkeeper
 from services.gateway.door import Door
+from services.gateway.group_reader import GroupReader
 from services.gateway.history import History
-from services.gateway.inbox import ControlCheck, GroupReader, Inbox
+from services.gateway.inbox import Inbox, check_order
 from services.gateway.results import Results
 from shared.clock import ServerClock
 from shared.partitions import CONTROL, INBOX
 from shared.service import Worker, run
 from shared.settings import Settings
 from shared.streams.connection import connect
-from shared.streams.consumer_group import ConsumerGroup
 from shared.streams.control_reader import ControlReader
 
 MEMORY_LOOK_S = 1.0
@@ -35,18 +36,25 @@ log = structlog.get_logger(__name__)
 
 async def serve(settings: Settings) -> None:
     """Keep the doors until stopped."""
-    name = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
     assert settings.redis_url is not None, "the command line checks that"
+    name = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
     redis = connect(settings.redis_url, client_name=name, max_connections=128)
+    history = History(settings.database_url)
+    app, workers = compose(redis, history, name, settings)
+    try:
+        await run("gateway", app, settings.gateway_host, settings.gateway_port, workers, settings)
+    finally:
+        await history.close()
+        await redis.aclose()
+
+
+def compose(redis: Redis, history: History, name: str, settings: Settings) -> tuple[FastAPI, list[Worker]]:
+    """The application, and what must run beside it. `name` is this gateway's alone, also after it has died."""
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
     acceptor, results = Acceptor(redis, settings), Results(redis, settings.partitions)
-    history = History(settings.database_url)
-    keeper = Doorkeeper(control, clock, settings.rate_limit_per_second)
-    door = Door(keeper, acceptor, results, history, clock, settings)
-    inbox = GroupReader(
-        ConsumerGroup(redis, INBOX, "gateway", name), Inbox(redis, acceptor, clock, settings).handle, settings
-    )
-    orders = GroupReader(ConsumerGroup(redis, CONTROL, "control-check", name), ControlCheck(redis).handle, settings)
+    door = Door(Doorkeeper(control, clock, settings.rate_limit_per_second), acceptor, results, history, clock, settings)
+    inbox = GroupReader(redis, INBOX, "gateway", name, Inbox(acceptor, clock, settings).take, settings, removes=True)
+    orders = GroupReader(redis, CONTROL, "control-check", name, check_order, settings, removes=False)
 
     def readiness() -> dict[str, str | None]:
         return {
@@ -65,12 +73,7 @@ async def serve(settings: Settings) -> None:
         orders.run,
         *results.readers(),
     ]
-    app = application(door, redis, readiness)
-    try:
-        await run("gateway", app, settings.gateway_host, settings.gateway_port, workers, settings)
-    finally:
-        await history.close()
-        await redis.aclose()
+    return application(door, redis, readiness), workers
 
 
 async def _watch_memory(redis: Redis, door: Door) -> None:

@@ -12,14 +12,17 @@ OPENAI_PATHS = ("/v1/chat/", "/v1/models", "/v1/embeddings", "/v1/responses")
 
 
 class Problem(Exception):
-    """An HTTP error. `code` is for programs, `detail` for people."""
+    """An HTTP error. `code` is for programs, `detail` for people. `retry` false: asking again would be another task."""
 
-    def __init__(self, status: int, code: str, detail: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, detail: str, *, retry_after_s: float | None = None, retry: bool = True
+    ) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
         self.retry_after_s = retry_after_s
+        self.retry = retry
 
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
@@ -30,6 +33,9 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     if request.url.path.startswith(OPENAI_PATHS):
+        if not problem.retry:
+            # OpenAI's clients ask again by themselves, with a request that is a new task: it could be paid twice.
+            headers["x-should-retry"] = "false"
         return JSONResponse(openai_error(problem), problem.status, headers)
     body = {
         "type": f"urn:skeldir:problem:{problem.code}",

@@ -14,10 +14,12 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.gateway.metrics import WAITING
 from shared.events.registry import EVENTS
 from shared.events.results import END_EVENTS, TaskResult, result_of
 from shared.partitions import Partition, partition_for
 from shared.streams.connection import BLOCK_MS
+from shared.streams.pipeline import ScriptPipeline
 from shared.streams.read import Entry, read_after
 
 PAGE = 500
@@ -25,7 +27,10 @@ RETRY_S = 0.1
 # A wait looks at the task's record this often beside being woken: entries may be trimmed while the log is out of reach.
 LOOK_S = 2.0
 MAX_WAITING = 10_000
+MAX_WATCHING = 1000
 MAX_QUEUED_EVENTS = 1000
+# How far back the events of a task are looked for, in entries of each stream.
+HISTORY_PAGES, HISTORY_PAGE = 5, 100
 
 log = structlog.get_logger(__name__)
 
@@ -41,9 +46,13 @@ class Results:
 
     def __init__(self, redis: Redis, partitions: int) -> None:
         self._redis = redis
+        # Ten thousand who look at a record at once share a connection, instead of wanting one each.
+        self._pipeline = ScriptPipeline(redis)
         self._partitions = partitions
         self._waiting: dict[str, set[asyncio.Future[TaskResult]]] = {}
         self._watching: dict[str, set[asyncio.Queue[dict[str, Any]]]] = {}
+        self._waiters = 0
+        self._watchers = 0
         self.problems: dict[int, str | None] = dict.fromkeys(range(partitions), "has not read yet")
 
     def readers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
@@ -52,15 +61,19 @@ class Results:
 
     @asynccontextmanager
     async def expect(self, task_id: UUID) -> AsyncIterator[asyncio.Future[TaskResult]]:
-        """A future of the task's result; to be entered before the task is submitted."""
-        if len(self._waiting) >= MAX_WAITING:
+        """A future of the task's result; to be entered before the task is submitted. Raises TooManyWait."""
+        if self._waiters >= MAX_WAITING:
             raise TooManyWait(f"{MAX_WAITING} requests wait already")
         future: asyncio.Future[TaskResult] = asyncio.get_running_loop().create_future()
+        self._waiters += 1
+        WAITING.set(self._waiters)
         waiting = self._waiting.setdefault(str(task_id), set())
         waiting.add(future)
         try:
             yield future
         finally:
+            self._waiters -= 1
+            WAITING.set(self._waiters)
             waiting.discard(future)
             if not waiting:
                 self._waiting.pop(str(task_id), None)
@@ -68,35 +81,51 @@ class Results:
     async def wait(
         self, tenant_id: UUID, task_id: UUID, future: asyncio.Future[TaskResult], seconds: float
     ) -> TaskResult | None:
-        """The result, or None when it does not come in time."""
+        """The result, or None when it does not come in time. While the log is out of reach it goes on waiting."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
             left = deadline - asyncio.get_running_loop().time()
             done, _ = await asyncio.wait({future}, timeout=max(0.0, min(left, LOOK_S)))
             if done:
                 return future.result()
-            record = await self.record(tenant_id, task_id)
+            try:
+                record = await self.record(tenant_id, task_id)
+            except RedisError:
+                record = None  # the task is durable all the same: a later look, or the caller's own, finds its end
             if record is not None and record.get(b"result"):
                 return TaskResult.model_validate_json(record[b"result"])
             if left <= LOOK_S:
                 return None
 
     async def record(self, tenant_id: UUID, task_id: UUID) -> dict[bytes, bytes] | None:
-        """The task's record, or None where there is none (any more)."""
+        """The record of a task of this tenant, or None where there is none (any more). Raises RedisError."""
         partition = partition_for(tenant_id, self._partitions)
-        return await self._redis.hgetall(partition.task(task_id)) or None
+        found: dict[bytes, bytes] = await self._pipeline.command("HGETALL", partition.task(task_id))
+        # A task's id says nothing about whose it is, and its neighbours in the partition are other tenants'.
+        return found if found.get(b"tenant") == str(tenant_id).encode() else None
+
+    def may_watch(self) -> bool:
+        """Whether there is room for one more who follows a task's events."""
+        return self._watchers < MAX_WATCHING
 
     @asynccontextmanager
     async def watch(self, tenant_id: UUID, task_id: UUID) -> AsyncIterator[asyncio.Queue[dict[str, Any]]]:
-        """A queue of the task's events: those still in the log, then each as it happens. One may come twice."""
+        """A queue of the task's events: those still in the log, then each as it happens. One may come twice.
+
+        Raises RedisError when the log cannot be read.
+        """
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(MAX_QUEUED_EVENTS)
         watching = self._watching.setdefault(str(task_id), set())
         watching.add(queue)
+        self._watchers += 1
         try:
-            for event in await self._history(partition_for(tenant_id, self._partitions), str(task_id)):
+            before = await self._history(partition_for(tenant_id, self._partitions), str(task_id))
+            meanwhile = [queue.get_nowait() for _ in range(queue.qsize())]
+            for event in (*before, *meanwhile):
                 _offer(queue, event)
             yield queue
         finally:
+            self._watchers -= 1
             watching.discard(queue)
             if not watching:
                 self._watching.pop(str(task_id), None)
@@ -105,11 +134,18 @@ class Results:
         """The task's events among the newest of each stream."""
         found: list[dict[str, Any]] = []
         for stream in (partition.tasks, partition.decisions, partition.outcomes):
-            for _, fields in reversed(await self._redis.xrevrange(stream, count=PAGE)):
-                if subject.encode() in fields.get(b"data", b""):
-                    event = orjson.loads(fields[b"data"])
-                    if event.get("subject") == subject:
-                        found.append(event)
+            newest = "+"
+            of_stream: list[dict[str, Any]] = []
+            for _ in range(HISTORY_PAGES):
+                page: list[Entry] = await self._pipeline.command(
+                    "XREVRANGE", stream, newest, "-", "COUNT", HISTORY_PAGE
+                )
+                of_stream += [event for _, fields in page if (event := _about(subject, fields))]
+                if len(page) < HISTORY_PAGE:
+                    break
+                newest = f"({page[-1][0].decode()}"
+            found += reversed(of_stream)
+        # By time, and within a millisecond in the order of the streams: cause before effect.
         return sorted(found, key=lambda event: str(event.get("time")))
 
     async def _follow(self, partition: Partition) -> None:
@@ -148,9 +184,21 @@ class Results:
                     for future in self._waiting[subject]:
                         if not future.done():
                             future.set_result(result)
-            except (KeyError, ValueError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 # Policy and ledger set it aside; here it only must not stop anybody.
                 log.warning("event ignored", problem=str(error))
+
+
+def _about(subject: str, fields: dict[bytes, bytes]) -> dict[str, Any] | None:
+    """The event in an entry, if it is about this task."""
+    data = fields.get(b"data", b"")
+    if subject.encode() not in data:  # far quicker than reading every event
+        return None
+    try:
+        event: dict[str, Any] = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return None
+    return event if isinstance(event, dict) and event.get("subject") == subject else None
 
 
 def _offer(queue: asyncio.Queue[dict[str, Any]], event: dict[str, Any]) -> None:

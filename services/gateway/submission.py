@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from uuid import UUID, uuid5
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from shared.events.control import first_problem
 from shared.events.envelope import Envelope, new
@@ -18,8 +19,10 @@ from shared.settings import Settings
 
 SOURCE = "/skeldir/gateway"
 MAX_SIMULATED_DELAY_MS = 600_000
+MAX_AMOUNT_CHARACTERS = 40
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class Invalid(ValueError):
@@ -28,6 +31,24 @@ class Invalid(ValueError):
     def __init__(self, problem: str, *, too_large: bool = False) -> None:
         super().__init__(problem)
         self.too_large = too_large
+
+
+def _cents(value: Any) -> Any:
+    """An amount of cents, as it was written: a number, or a decimal in a string."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise PydanticCustomError("cents", "an amount of cents is a number, or a decimal in a string")
+    if isinstance(value, str) and len(value) > MAX_AMOUNT_CHARACTERS:
+        raise PydanticCustomError("cents", "an amount of cents has at most 40 characters")
+    try:
+        from_cents(value)
+    except ValueError as error:
+        raise PydanticCustomError("cents", "{problem}", {"problem": str(error)}) from error
+    return value
+
+
+Cents = Annotated[float | int | str, BeforeValidator(_cents)]
 
 
 class TaskRequest(BaseModel):
@@ -41,22 +62,14 @@ class TaskRequest(BaseModel):
     correlation_id: Name | None = None
     task_type: TaskType
     prompt: dict[str, Any]
-    max_cost_cents: float | int | str | None = Field(
+    max_cost_cents: Cents | None = Field(
         None, description="The most this may cost; none or 0: the worst case is computed and reserved."
     )
-
-    @field_validator("max_cost_cents")
-    @classmethod
-    def _amount(cls, value: float | int | str | None) -> float | int | str | None:
-        if value is not None:
-            from_cents(value)
-        return value
 
     @field_validator("prompt")
     @classmethod
     def _understood(cls, prompt: dict[str, Any]) -> dict[str, Any]:
         _PromptFields.model_validate(prompt)
-        from_cents(prompt.get("simulated_cost_cents", 0))
         return prompt
 
 
@@ -65,14 +78,19 @@ class _PromptFields(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    model: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    model: Name | None = None
     cache_enabled: bool = False
     cache_watermark: Annotated[int, Field(ge=0, le=2**53)] = 0
     kill_switch: bool = False
     retry_safe: bool = False
     messages: list[Any] | None = None
-    simulated_delay_ms: Annotated[float, Field(ge=0, le=MAX_SIMULATED_DELAY_MS)] | int = 0
-    simulated_cost_cents: float | int | str = 0
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    n: Annotated[int, Field(ge=1)] | None = None
+    raise_error: bool | str | None = None
+    simulated_output_text: str | None = None
+    simulated_delay_ms: Annotated[float, Field(ge=0, le=MAX_SIMULATED_DELAY_MS)] = 0
+    simulated_cost_cents: Cents = 0
 
 
 def parse(body: bytes, max_bytes: int, max_depth: int) -> TaskRequest:
@@ -93,6 +111,14 @@ def parse_json(body: bytes, max_bytes: int, max_depth: int) -> dict[str, Any]:
     if _deeper_than(raw, max_depth):
         raise Invalid(f"the body is nested deeper than {max_depth} levels")
     return raw
+
+
+def name_of(text: str, what: str) -> str:
+    """A request id that came beside the body, under the same rules as in it. Raises Invalid."""
+    try:
+        return _NAME.validate_python(text)
+    except ValidationError as error:
+        raise Invalid(f"{what}: {first_problem(error)}") from error
 
 
 def validate(raw: Mapping[str, Any]) -> TaskRequest:

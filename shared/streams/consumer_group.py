@@ -95,10 +95,8 @@ class ConsumerGroup:
         """Say that these are done, and take them out of the stream: for one whose only reader is this group."""
         if entry_ids:
             # Removed first: a crash in between leaves a reference to nothing, which `claim` clears away.
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.xdel(self._stream, *entry_ids)
-            pipeline.xack(self._stream, self._group, *entry_ids)
-            await pipeline.execute()
+            await self._redis.xdel(self._stream, *entry_ids)
+            await self._redis.xack(self._stream, self._group, *entry_ids)
 
     async def leave(self) -> None:
         """Remove this consumer if nothing is left in its name; what is left is for others to claim."""

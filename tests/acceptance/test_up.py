@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable
+from uuid import uuid4
 
 import psutil
 
@@ -102,7 +103,9 @@ def test_commands_work_with_nothing_but_the_urls_of_the_ready_file(stack: Stack)
     elsewhere = {"SKELDIR_DATA_DIR": "/nonexistent", "SKELDIR_REDIS_URL": stack.ready["redis_url"]}
     other = Stack(stack.data, {**elsewhere, "SKELDIR_DATABASE_URL": stack.ready["database_url"]})
     tenant, user = stack.ready["tenant_id"], stack.ready["user_id"]
-    assert json.loads(other.cli("kill-switch", "status", "--json").stdout)["engaged"] is False
+    other.cli("kill-switch", "engage", "--tenant", tenant, "--user", str(uuid4()), "--reason", "drill")
+    switches = json.loads(other.cli("kill-switch", "status", "--json").stdout)["switches"]
+    assert tenant in {switch["scope"]["tenant_id"] for switch in switches}
     who = ("--tenant", tenant, "--user", user)
     said = other.cli("submit", "route", "--prompt", "{}", *who, "--wait", "10", "--json").stdout
     assert json.loads(said)["status"] == "success"

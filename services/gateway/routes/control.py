@@ -12,7 +12,8 @@ from starlette.responses import JSONResponse, Response
 from services.gateway.door import Door, too_large
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, parse_json
-from shared.events.control import CONTROL_EVENTS, InvalidControl, parse_control
+from shared.control_state import Key
+from shared.events.control import CONTROL_EVENTS, ControlEvent, InvalidControl, Scope, parse_control
 from shared.partitions import CONTROL
 
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CONTROL_EVENTS.json_schema()}}}}
@@ -31,6 +32,7 @@ def router(door: Door, redis: Redis) -> APIRouter:
             # Who gave the order is not for the order to say.
             raw["actor"] = f"{raw['actor']} (key {key.key_id})" if raw.get("actor") else f"key {key.key_id}"
             event = parse_control(orjson.dumps(raw))
+            _within(key, event)
         except Invalid as error:
             raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_control", str(error))) from error
         except InvalidControl as error:
@@ -42,3 +44,10 @@ def router(door: Door, redis: Redis) -> APIRouter:
         return JSONResponse({"status": "published", "entry_id": entry_id.decode(), "type": event.type}, 202)
 
     return routes
+
+
+def _within(key: Key, event: ControlEvent) -> None:
+    """An operator's key that names a user gives orders about that user only. Raises Problem 403."""
+    scope = getattr(event, "scope", Scope())
+    if key.user_id is not None and (scope.tenant_id, scope.user_id) != (key.tenant_id, key.user_id):
+        raise Problem(403, "wrong_scope", "this key gives orders about its own tenant and user only")

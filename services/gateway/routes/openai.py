@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -20,7 +20,9 @@ from shared.models import DEFAULT_MODELS
 
 # What of the caller's body is not part of the question: transport, and who asks.
 _TRANSPORT = frozenset({"stream", "stream_options"})
-_STOPPED = frozenset({BlockReason.KILL_SWITCH, BlockReason.BREAKER_OPEN, BlockReason.CONTROL_STALE})
+_STOPPED = frozenset(
+    {BlockReason.KILL_SWITCH, BlockReason.BREAKER_OPEN, BlockReason.CONTROL_STALE, BlockReason.POLICY_ERROR}
+)
 _INVALID = frozenset({BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER, BlockReason.MAX_COST})
 
 
@@ -43,14 +45,7 @@ def router(door: Door) -> APIRouter:
             task = validate(_task(request, body))
         except Invalid as error:
             raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_request", str(error))) from error
-        submitted = await door.submit(
-            key,
-            task,
-            request_id=request.headers.get("idempotency-key"),
-            origin="openai",
-            wait_s=door.settings.max_wait_seconds,
-            traceparent=request.headers.get("traceparent"),
-        )
+        submitted = await door.submit(request, key, task, origin="openai", wait_s=door.settings.max_wait_seconds)
         result = _answered(submitted)
         headers = {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
         if body.get("stream"):
@@ -94,17 +89,18 @@ def _answered(submitted: Submitted) -> TaskResult:
     result = submitted.result
     if result is None:
         detail = f"task {submitted.task_id} has not ended in time; ask again with the same Idempotency-Key"
-        raise Problem(504, "still_pending", detail, retry_after_s=1)
+        raise Problem(504, "still_pending", detail, retry=False)
     if result.status == "blocked":
         reason = result.blocked_reason or "blocked"
         detail = f"blocked by policy: {reason} (task {result.task_id})"
         if reason in _INVALID:
-            raise Problem(400, reason, detail)
-        raise Problem(503 if reason in _STOPPED else 429, reason, detail)
+            raise Problem(400, reason, detail, retry=False)
+        raise Problem(503 if reason in _STOPPED else 429, reason, detail, retry=False)
     if result.status == "failed":
         reason = result.failure_reason or "failed"
         timeout = reason == "provider_timeout"
-        raise Problem(504 if timeout else 502, reason, f"the provider failed: {reason} (task {result.task_id})")
+        detail = f"the provider failed: {reason} (task {result.task_id})"
+        raise Problem(504 if timeout else 502, reason, detail, retry=False)
     return result
 
 
@@ -131,7 +127,7 @@ def _usage(result: TaskResult) -> dict[str, int]:
     return {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs}
 
 
-def _chunks(result: TaskResult, usage: bool) -> Iterator[bytes]:
+async def _chunks(result: TaskResult, usage: bool) -> AsyncIterator[bytes]:
     """The answer as a stream of chunks."""
     base = {
         "id": f"chatcmpl-{result.task_id}",

@@ -19,7 +19,8 @@ from services.gateway.door import Door, too_large, wait_of
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, TaskRequest, parse
 from shared.control_state import Key
-from shared.events.results import END_EVENTS, TaskResult
+from shared.events.registry import EVENTS
+from shared.events.results import END_EVENTS, TaskResult, result_of
 
 KEEP_ALIVE_S = 15.0
 
@@ -38,14 +39,7 @@ def router(door: Door) -> APIRouter:
         key = door.keeper.admit(request, "producer")
         task = _parsed(await door.body(request), door)
         wait_s = wait_of(request, door.settings.max_wait_seconds)
-        submitted = await door.submit(
-            key,
-            task,
-            request_id=_idempotency_key(request),
-            origin="http",
-            wait_s=wait_s,
-            traceparent=request.headers.get("traceparent"),
-        )
+        submitted = await door.submit(request, key, task, origin="http", wait_s=wait_s)
         location = {"Location": f"/v1/tasks/{submitted.task_id}"}
         if submitted.result is not None and wait_s > 0:
             return _json(submitted.result.model_dump(mode="json"), 200, location)
@@ -69,13 +63,14 @@ def router(door: Door) -> APIRouter:
 
     @routes.get("/{task_id}/events", summary="The events of a task as they happen (SSE)")
     async def events(request: Request, task_id: str) -> Response:
-        """Each event as `event: <type>`; the stream ends with the event that ends the task."""
+        """Each event as `event: <type>`; last `event: result`, and the stream ends."""
         key = door.keeper.admit(request)
         identifier = _task_id(task_id)
         found = await _look(door, key, identifier, request.query_params.get("user_id"))
-        ended = found["status"] != "pending"
+        if not door.results.may_watch():
+            raise Problem(503, "too_many_wait", "too many follow tasks on this gateway already", retry_after_s=5)
         return StreamingResponse(
-            _events(door, key.tenant_id, identifier, ended=ended),
+            _events(door, key.tenant_id, identifier, found),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store"},
         )
@@ -83,26 +78,38 @@ def router(door: Door) -> APIRouter:
     return routes
 
 
-async def _events(door: Door, tenant_id: UUID, task_id: UUID, *, ended: bool) -> AsyncIterator[bytes]:
+async def _events(door: Door, tenant_id: UUID, task_id: UUID, found: dict[str, Any]) -> AsyncIterator[bytes]:
+    """The task's events, then its result. `found`: the task as it was when this was asked for."""
     seen: set[str] = set()
-    async with door.results.watch(tenant_id, task_id) as queue:
-        while True:
-            if ended and queue.empty():
-                return
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_S):
-                    event = await queue.get()
-            except TimeoutError:
-                yield b": still there\n\n"
-                continue
-            if event.get("id") in seen:
-                continue
-            seen.add(str(event.get("id")))
-            shown = {**event, "data": _without_prompt(event.get("data"))}
-            yield b"event: %s\nid: %s\ndata: %s\n\n" % (
-                str(event["type"]).encode(), str(event["id"]).encode(), orjson.dumps(shown),
-            )  # fmt: skip
-            ended = ended or event["type"] in END_EVENTS
+    try:
+        async with door.results.watch(tenant_id, task_id) as queue:
+            while found["status"] == "pending" or not queue.empty():
+                try:
+                    async with asyncio.timeout(KEEP_ALIVE_S):
+                        event = await queue.get()
+                except TimeoutError:
+                    # Its end may have come while the log was out of reach, and be trimmed since.
+                    record = await door.results.record(tenant_id, task_id)
+                    if record is None:
+                        return
+                    found = _shown(task_id, record)
+                    yield b": still there\n\n"
+                    continue
+                identifier = str(event.get("id"))
+                if identifier not in seen:
+                    seen.add(identifier)
+                    yield _sse(str(event["type"]), {**event, "data": _without_prompt(event.get("data"))}, identifier)
+                if event["type"] in END_EVENTS and found["status"] == "pending":
+                    found = result_of(EVENTS.decode(orjson.dumps(event))).model_dump(mode="json")
+        yield _sse("result", found)
+    except (RedisError, OSError):
+        yield b": the log cannot be reached; ask again\n\n"
+
+
+def _sse(event: str, data: dict[str, Any], identifier: str | None = None) -> bytes:
+    """One event of the stream (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
+    name = f"event: {event}\n" + (f"id: {identifier}\n" if identifier else "")
+    return b"%sdata: %s\n\n" % (name.encode(), orjson.dumps(data))
 
 
 def _without_prompt(data: Any) -> Any:
@@ -122,6 +129,11 @@ async def _look(door: Door, key: Key, task_id: UUID, user: str | None) -> dict[s
         return await _from_history(door, key, task_id, user)
     if key.user_id is not None and record.get(b"user", b"").decode() != str(key.user_id):
         raise _unknown(task_id)
+    return _shown(task_id, record)
+
+
+def _shown(task_id: UUID, record: dict[bytes, bytes]) -> dict[str, Any]:
+    """The task as its record tells it."""
     if record.get(b"result"):
         return TaskResult.model_validate_json(record[b"result"]).model_dump(mode="json")
     return {
@@ -142,7 +154,7 @@ async def _from_history(door: Door, key: Key, task_id: UUID, user: str | None) -
         result = await door.history.result(key.tenant_id, user_id, task_id)
     except ValueError as error:
         raise Problem(422, "invalid_user", "user_id is a UUID") from error
-    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise Problem(503, "ledger_unreachable", "the ledger cannot be read", retry_after_s=2) from error
     if result is None:
         raise _unknown(task_id)
@@ -165,13 +177,6 @@ def _parsed(body: bytes, door: Door) -> TaskRequest:
         return parse(body, door.settings.max_body_bytes, door.settings.max_body_depth)
     except Invalid as error:
         raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_task", str(error))) from error
-
-
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not 0 < len(key) <= 200:
-        raise Problem(422, "invalid_idempotency_key", "Idempotency-Key has 1 to 200 characters")
-    return key
 
 
 def _json(body: dict[str, Any], status: int, headers: dict[str, str] | None = None) -> Response:

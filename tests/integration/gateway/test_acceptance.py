@@ -1,0 +1,109 @@
+"""The step after which a task is durable: once for each request, whoever submits it, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from uuid import uuid4
+
+from shared.events.tasks import TaskType, task_id_of
+from tests.integration.gateway.conftest import Bench, Gateway, eventually
+
+TASK = {"task_type": "route", "prompt": {"text": "hi"}, "request_id": "once"}
+
+
+async def test_a_hundred_duplicates_at_once_are_one_task(bench: Bench, gateway: Gateway, key: str) -> None:
+    replies = await asyncio.gather(*(gateway.post("/v1/tasks", TASK, key) for _ in range(100)))
+    assert {reply.status_code for reply in replies} == {202}
+    expected = str(task_id_of(bench.tenant, TaskType.ROUTE, "once"))
+    assert {reply.json()["task_id"] for reply in replies} == {expected}
+    assert {reply.json()["status"] for reply in replies} == {"pending"}
+    (event,) = await bench.tasks(1)
+    assert event.subject == expected and event.userid == bench.user
+
+
+async def test_the_inbox_and_http_are_one_door(bench: Bench, gateway: Gateway, key: str) -> None:
+    reply = await gateway.post("/v1/tasks", {**TASK, "max_cost_cents": 1}, key)
+    await bench.put(bench.task(request_id="once", max_cost_cents="1.0"), bench.task(request_id="other"))
+    events = await bench.tasks(2)
+    assert events[0].subject == reply.json()["task_id"]
+    assert not await bench.admin.xlen("skeldir:dead-letters")
+
+
+async def test_all_that_policy_and_executor_need_is_on_the_record(bench: Bench, gateway: Gateway, key: str) -> None:
+    reply = await gateway.post(
+        "/v1/tasks", {**TASK, "correlation_id": "c-1"}, key, traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01"
+    )
+    (event,) = await bench.tasks(1)
+    record = await bench.admin.hgetall(bench.partition().task(event.data.task.task_id))  # type: ignore[attr-defined]
+    assert {name.decode(): value.decode() for name, value in record.items() if name != b"submitted_ms"} == {
+        "fingerprint": event.data.task.fingerprint,  # type: ignore[attr-defined]
+        "tenant": str(bench.tenant),
+        "user": str(bench.user),
+        "request_id": "once",
+        "task_type": "route",
+        "correlation_id": "c-1",
+        "state": "submitted",
+    }
+    assert event.correlationid == "c-1" and event.traceparent is not None
+    assert reply.headers["location"] == f"/v1/tasks/{event.subject}"
+
+
+async def test_another_body_or_another_user_is_a_conflict(bench: Bench, gateway: Gateway) -> None:
+    key = await bench.key(gateway, user=None)
+    mine = {**TASK, "user_id": str(bench.user)}
+    assert (await gateway.post("/v1/tasks", mine, key)).status_code == 202
+    for other in ({"prompt": {"text": "other"}}, {"max_cost_cents": 2}, {"user_id": str(uuid4())}):
+        reply = await gateway.post("/v1/tasks", {**mine, **other}, key)
+        assert (reply.status_code, reply.json()["code"]) == (409, "idempotency_conflict"), other
+    await bench.tasks(1)
+
+
+async def test_idempotency_key_stands_for_the_request_id(bench: Bench, gateway: Gateway, key: str) -> None:
+    body = {"task_type": "route", "prompt": {"text": "hi"}}
+    by_header = await gateway.post("/v1/tasks", body, key, Idempotency_Key="once")
+    by_body = await gateway.post("/v1/tasks", TASK, key)
+    assert by_header.json()["task_id"] == by_body.json()["task_id"]
+    both = await gateway.post("/v1/tasks", TASK, key, Idempotency_Key="another")
+    assert (both.status_code, both.json()["code"]) == (422, "two_request_ids")
+    long = await gateway.post("/v1/tasks", body, key, Idempotency_Key="x" * 201)
+    assert long.status_code == 422 and "200 characters" in long.json()["detail"]
+
+
+async def test_a_full_log_says_so_and_takes_no_more(bench: Bench) -> None:
+    async with bench.gateway(max_backlog=3) as gateway:
+        key = await bench.key(gateway)
+        replies = await asyncio.gather(
+            *(gateway.post("/v1/tasks", {**TASK, "request_id": str(n)}, key) for n in range(10))
+        )
+        assert Counter(reply.status_code for reply in replies) == {202: 3, 503: 7}
+        refused = next(reply for reply in replies if reply.status_code == 503)
+        assert refused.json()["code"] == "log_full" and int(refused.headers["retry-after"]) >= 1
+        await bench.tasks(3)
+        known = next(n for n, reply in enumerate(replies) if reply.status_code == 202)
+        again = await gateway.post("/v1/tasks", {**TASK, "request_id": str(known)}, key)
+        assert again.status_code == 202, "what was accepted is still known"
+
+
+async def test_a_dead_log_is_503_and_what_was_accepted_survives_its_kill(
+    bench: Bench, gateway: Gateway, key: str
+) -> None:
+    accepted = await gateway.post("/v1/tasks", TASK, key)
+    assert accepted.status_code == 202
+    os.kill(bench.server.pid, signal.SIGKILL)
+
+    async def refused() -> bool:
+        reply = await gateway.post("/v1/tasks", {**TASK, "request_id": "lost"}, key)
+        return reply.status_code == 503 and "retry-after" in reply.headers
+
+    assert await eventually(refused, "503")
+    assert (await gateway.client.get("/healthz")).status_code == 200
+    bench.server.start()
+    await bench.admin.connection_pool.disconnect()  # the connections of before went with the server
+    await gateway.ready()
+    shown = await gateway.get(f"/v1/tasks/{accepted.json()['task_id']}", key)
+    assert (shown.status_code, shown.json()["status"]) == (200, "pending")
+    assert [event.subject for event in await bench.submitted()] == [accepted.json()["task_id"]]
+    assert (await gateway.post("/v1/tasks", {**TASK, "request_id": "next"}, key)).status_code == 202
