@@ -19,8 +19,7 @@ from services.gateway.door import Door, too_large, wait_of
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, TaskRequest, parse
 from shared.control_state import Key
-from shared.events.registry import EVENTS
-from shared.events.results import END_EVENTS, TaskResult, result_of
+from shared.events.results import END_EVENTS, TaskResult
 
 KEEP_ALIVE_S = 15.0
 
@@ -63,7 +62,7 @@ def router(door: Door) -> APIRouter:
 
     @routes.get("/{task_id}/events", summary="The events of a task as they happen (SSE)")
     async def events(request: Request, task_id: str) -> Response:
-        """Each event as `event: <type>`; last `event: result`, and the stream ends."""
+        """Each event as `event: <type>`, until the task's end. Where that event is trimmed already: `event: result`."""
         key = door.keeper.admit(request)
         identifier = _task_id(task_id)
         found = await _look(door, key, identifier, request.query_params.get("user_id"))
@@ -79,7 +78,7 @@ def router(door: Door) -> APIRouter:
 
 
 async def _events(door: Door, tenant_id: UUID, task_id: UUID, found: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The task's events, then its result. `found`: the task as it was when this was asked for."""
+    """The task's events up to its end. `found`: the task as it was when this was asked for."""
     seen: set[str] = set()
     try:
         async with door.results.watch(tenant_id, task_id) as queue:
@@ -99,8 +98,8 @@ async def _events(door: Door, tenant_id: UUID, task_id: UUID, found: dict[str, A
                 if identifier not in seen:
                     seen.add(identifier)
                     yield _sse(str(event["type"]), {**event, "data": _without_prompt(event.get("data"))}, identifier)
-                if event["type"] in END_EVENTS and found["status"] == "pending":
-                    found = result_of(EVENTS.decode(orjson.dumps(event))).model_dump(mode="json")
+                if event["type"] in END_EVENTS:
+                    return
         yield _sse("result", found)
     except (RedisError, OSError):
         yield b": the log cannot be reached; ask again\n\n"
