@@ -198,8 +198,7 @@ def test_the_books_can_be_rebuilt_and_verified(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", ["gateway", "policy", "executor", "ledger"])
-def test_a_service_killed_among_a_thousand_tasks_loses_none(new_stack: Callable[..., Stack], service: str) -> None:
-    stack = new_stack()
+def test_a_service_killed_among_a_thousand_tasks_loses_none(stack: Stack, service: str) -> None:
     users = [str(uuid4()) for _ in range(20)]
     log = stack.redis()
     tasks = [inbox_task(stack, user_id=users[n % 20], prompt={"simulated_delay_ms": 5}) for n in range(1000)]

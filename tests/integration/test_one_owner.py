@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -85,7 +86,13 @@ def test_a_new_owner_waits_for_the_server_of_one_that_was_killed(make: Make, tmp
         owner.kill()
     server = make(tmp_path)
     try:
-        server.start()
+        with ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(server.start)
+            with pytest.raises(TimeoutError):
+                starting.result(timeout=0.5)
+            assert not gone(before)
+            os.kill(before, signal.SIGCONT)
+            starting.result()
         assert gone(before), "two servers on the same files"
     finally:
         server.stop()
