@@ -7,6 +7,7 @@ from typing import assert_never
 from uuid import UUID
 
 from shared.events.control import (
+    AttemptReconciled,
     ControlEvent,
     KeyCreated,
     KeyRevoked,
@@ -81,15 +82,30 @@ class Key:
     since_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reconciliation:
+    """What an operator found out about an uncertain attempt. `cost` in nanocents; `position` is the order's entry."""
+
+    position: str
+    tenant_id: UUID
+    decision_id: UUID
+    cost: int
+    actor: str
+
+
 @dataclass(frozen=True)
 class ControlState:
-    """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256."""
+    """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256.
+
+    Reconciliations by decision: each is a person's act, so there are few, and they are kept for good.
+    """
 
     position: str = "0-0"
     switches: dict[Scope, Switch] = field(default_factory=dict)
     shutoffs: dict[tuple[UUID, UUID], Shutoff] = field(default_factory=dict)
     limits: dict[tuple[UUID, UUID | None], Limits] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    reconciled: dict[UUID, Reconciliation] = field(default_factory=dict)
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
         """The kill switch that stops this task now, if one does."""
@@ -103,6 +119,11 @@ class ControlState:
         shutoff = self.shutoffs.get((tenant_id, user_id))
         return shutoff if shutoff is not None and now_ms < shutoff.until_ms else None
 
+    def reconciled_since(self, position: str) -> list[Reconciliation]:
+        """What was reconciled after this position of the control stream, in its order."""
+        found = [one for one in self.reconciled.values() if order_of(one.position) > order_of(position)]
+        return sorted(found, key=lambda one: order_of(one.position))
+
     def key_for(self, secret_sha256: str, now_ms: int) -> Key | None:
         """The key with this hash, unless it was revoked or has ended."""
         key = self.keys.get(secret_sha256)
@@ -111,7 +132,7 @@ class ControlState:
 
 def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlState:
     """The state after the control entry `entry_id`. An entry that was applied already changes nothing."""
-    if _order(entry_id) <= _order(state.position):
+    if order_of(entry_id) <= order_of(state.position):
         return state
     state = replace(state, position=entry_id)
     now_ms = entry_ms(entry_id)
@@ -139,6 +160,11 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, keys={**state.keys, event.secret_sha256: key})
         case KeyRevoked():
             return replace(state, keys={k: v for k, v in state.keys.items() if v.key_id != event.key_id})
+        case AttemptReconciled():
+            found = Reconciliation(
+                entry_id, event.tenant_id, event.decision_id, from_cents(event.cost_cents), event.actor
+            )
+            return replace(state, reconciled={**state.reconciled, event.decision_id: found})
         case _:
             assert_never(event)
 
@@ -170,6 +196,7 @@ def _user(scope: Scope) -> tuple[UUID, UUID]:
     return _tenant(scope), scope.user_id
 
 
-def _order(entry_id: str) -> tuple[int, int]:
+def order_of(entry_id: str) -> tuple[int, int]:
+    """The order of entry ids in one stream."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence or 0)

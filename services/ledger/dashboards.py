@@ -72,7 +72,27 @@ DASHBOARDS = (
         "provider, model, status",
     ),
 )
-BY_NAME = {dashboard.name: dashboard for dashboard in DASHBOARDS}
+# Not among those that are exported, which must have a row: on a good day this one has none.
+UNCERTAIN_ATTEMPTS = Dashboard(
+    "uncertain_attempts",
+    "05_uncertain_attempts.csv",
+    (
+        "tenant_id",
+        "user_id",
+        "request_id",
+        "endpoint",
+        "task_id",
+        "decision_id",
+        "provider",
+        "model",
+        "status",
+        "failure_reason",
+        "reserved_cents",
+        "held_since",
+    ),
+    "held_since, decision_id",
+)
+BY_NAME = {dashboard.name: dashboard for dashboard in (*DASHBOARDS, UNCERTAIN_ATTEMPTS)}
 
 
 async def export(database_url: str, tenant_id: UUID, user_ids: Sequence[UUID], out: Path) -> list[Path]:

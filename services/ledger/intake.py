@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from services.ledger.projections import project, storable
 from services.ledger.projections.control import project as project_order
@@ -13,8 +13,8 @@ from services.ledger.projections.control import subject_of
 from services.ledger.projections.rows import Patch
 from shared.control_state import ControlState
 from shared.control_state import evolve as evolve_control
-from shared.events.control import InvalidControl, entry_ms, parse_control
-from shared.events.envelope import NAMESPACE, at
+from shared.events.control import InvalidControl, control_event_id, entry_ms, parse_control
+from shared.events.envelope import at
 from shared.events.registry import EVENTS, UndecodableEvent
 from shared.partitions import CONTROL
 from shared.streams.read import Entry
@@ -144,11 +144,6 @@ def skip(stream: str, entry: Entry, reason: str) -> Skip:
     """The entry, set aside."""
     raw_id, fields = entry
     return Skip(stream, raw_id.decode(), storable.text(reason)[:2000], fields.get(b"type"), fields.get(b"data"))
-
-
-def control_event_id(entry_id: str) -> UUID:
-    """The event id of a control entry, which has no envelope."""
-    return uuid5(NAMESPACE, f"{CONTROL}/{entry_id}")
 
 
 def _text(fields: Mapping[bytes, bytes], name: bytes) -> str:

@@ -128,7 +128,7 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     ]
     events += _breaker_events(book.user.breaker, after, end)
     events += _shutoff_events(book, after, hold, now)
-    still_held = replace(hold, state="held") if how == "held" else None
+    still_held = replace(hold, state="held", task=_ref(end.task)) if how == "held" else None
     return Decided(tuple(events), after, still_held)
 
 

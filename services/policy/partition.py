@@ -17,6 +17,7 @@ from services.policy.rules.idempotency import TaskRecord
 from services.policy.state import Circumstances, PolicyConfig
 from services.policy.turn import AccountKey, Changes, Desk, Input, Turn, owner_of
 from shared.clock import Clock
+from shared.control_state import ControlState, Reconciliation
 from shared.events.decisions import TaskAllowed, TaskBlocked
 from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
 from shared.events.registry import EVENTS, UndecodableEvent
@@ -34,6 +35,7 @@ PARKED_BLOCK_MS = 20
 STALE_BLOCK_MS = 50
 MAX_ACCOUNTS_IN_MEMORY = 50_000
 RETRY_S = 0.1
+INPUTS = ("tasks", "outcomes", "control")
 ENDS = (TaskSucceeded, TaskFailed, TaskBlocked, AttemptResolved, DecisionExpired)
 
 log = structlog.get_logger(__name__)
@@ -53,7 +55,7 @@ class PartitionWriter:
         self._config = PolicyConfig.from_settings(settings)
         self._lease = Lease(redis, partition.lease("policy"), owner, settings.lease_ttl_ms)
         self._desk = Desk()
-        self._positions = {"tasks": "0-0", "outcomes": "0-0"}
+        self._positions = dict.fromkeys(INPUTS, "0-0")
         self._control_seen = ""
         self.token = 0
         self.problem: str | None = "has not tried to take its lease yet"
@@ -103,7 +105,7 @@ class PartitionWriter:
         """Take over the state as the last commit left it."""
         self._desk = Desk()
         stored = await self._redis.hgetall(self._partition.policy)
-        self._positions = {name: stored.get(name.encode(), b"0-0").decode() for name in ("tasks", "outcomes")}
+        self._positions = {name: stored.get(name.encode(), b"0-0").decode() for name in INPUTS}
         waiting = await self._redis.hgetall(self._partition.parked)
         held = []
         for raw_key, data in waiting.items():
@@ -125,18 +127,26 @@ class PartitionWriter:
         if undecodable:
             await self._set_aside(undecodable)
         control = self._control.state
-        if not entries and (control.position == self._control_seen or not self._desk.parked or stale):
+        reconciled = self._reconciled(control)
+        idle = control.position == self._control_seen or not self._desk.parked or stale
+        if not entries and not reconciled and idle:
+            self._control_seen = self._control_seen if stale else control.position
             return
-        await self._fetch(inputs)
+        await self._fetch(inputs, reconciled)
         now = Circumstances(self._clock.now_ms(), self._config, control)
         turn = Turn(self._desk, now, self._settings.max_parked)
         turn.outcomes(one for one in inputs if one.stream == "outcomes")
+        turn.reconcile(reconciled)
         if not stale:
             if control.position != self._control_seen:
                 turn.reconsider(list(self._desk.parked))
                 self._control_seen = control.position
             turn.tasks(one for one in inputs if one.stream == "tasks")
-        await self._commit(turn.changes, entries)
+        positions = {name: page[-1][0].decode() for name, page in entries.items()}
+        if reconciled:
+            positions["control"] = reconciled[-1].position
+        await self._commit(turn.changes, positions)
+        self._count(turn.changes, len(inputs))
 
     async def _read(self, *, tasks_too: bool) -> dict[str, list[Entry]]:
         wanted = {"outcomes": self._partition.outcomes}
@@ -148,10 +158,19 @@ class PartitionWriter:
         pages = await read_after(self._redis, after, self._settings.batch_size, block)
         return {name: pages[stream] for name, stream in wanted.items() if pages.get(stream)}
 
-    async def _fetch(self, inputs: Sequence[Input]) -> None:
+    def _reconciled(self, control: ControlState) -> list[Reconciliation]:
+        """What operators have found out about uncertain attempts since this partition last took it in.
+
+        Of all partitions: there are few, and those that hold nothing here change nothing.
+        """
+        if control.position == self._control_seen:
+            return []
+        return control.reconciled_since(self._positions["control"])
+
+    async def _fetch(self, inputs: Sequence[Input], reconciled: Sequence[Reconciliation]) -> None:
         """Load the accounts, holds and records that these inputs concern and that are not in memory."""
         accounts: set[AccountKey] = set()
-        holds: set[UUID] = set()
+        holds = {one.decision_id for one in reconciled if one.decision_id not in self._desk.holds}
         records: set[UUID] = set()
         for one in inputs:
             owner, data = owner_of(one.event), one.event.data
@@ -160,14 +179,21 @@ class PartitionWriter:
                 records.add(data.task.task_id)
             elif isinstance(data, ENDS) and data.decision_id is not None and data.decision_id not in self._desk.holds:
                 holds.add(data.decision_id)
+        await self._fetch_holds(holds)
+        for found in reconciled:
+            if (hold := self._desk.holds.get(found.decision_id)) is not None:
+                accounts.update(_accounts_of(hold.tenant_id, hold.user_id))
         await self._fetch_accounts(accounts)
-        if holds:
-            wanted = list(holds)
-            found = await self._redis.hmget(self._partition.reservations, [str(one) for one in wanted])
-            self._desk.holds.update(
-                {one: store.decode_hold(raw) for one, raw in zip(wanted, found, strict=True) if raw is not None}
-            )
         self._desk.records = await self._records(records)
+
+    async def _fetch_holds(self, wanted: set[UUID]) -> None:
+        if not wanted:
+            return
+        order = list(wanted)
+        found = await self._redis.hmget(self._partition.reservations, [str(one) for one in order])
+        self._desk.holds.update(
+            {one: store.decode_hold(raw) for one, raw in zip(order, found, strict=True) if raw is not None}
+        )
 
     async def _fetch_accounts(self, wanted: set[AccountKey]) -> None:
         missing = [key for key in wanted if key not in self._desk.accounts]
@@ -192,7 +218,7 @@ class PartitionWriter:
             for task_id, reply in zip(order, replies, strict=True)
         }
 
-    async def _commit(self, changes: Changes, entries: dict[str, list[Entry]]) -> None:
+    async def _commit(self, changes: Changes, positions: dict[str, str]) -> None:
         if changes.dead and await self._lease.renew() != self.token:
             # A stale writer finds poison where there is none: what it knows is older than what it reads.
             raise Fenced("the lease went to another writer")
@@ -200,12 +226,10 @@ class PartitionWriter:
             data = {b"type": one.event.type.encode(), b"data": one.event.to_json()}
             origin = self._partition.tasks if one.stream == "tasks" else self._partition.outcomes
             await self._redis.execute_command(*dead_letter(origin, one.entry_id, data, reason))
-        positions = {name: page[-1][0].decode() for name, page in entries.items()}
         batch, keys = commands(self._partition, changes, positions, self._settings.result_ttl_seconds * 1000)
         with COMMIT_SECONDS.time():
             await self._lease.commit(self.token, batch, keys)
         self._positions.update(positions)
-        self._count(changes, sum(map(len, entries.values())))
 
     def _count(self, changes: Changes, size: int) -> None:
         TURN_SIZE.observe(size)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
+from shared.events.tasks import TaskRef
 from shared.money import from_cents
 from shared.settings import Settings
 
@@ -64,6 +65,8 @@ class Hold:
     hour: str
     month: str
     state: Literal["live", "held"] = "live"
+    task: TaskRef | None = None
+    """Known once it is held: whoever settles it later must be able to say whose call that was."""
     probe_of_ms: int | None = None
     """Which opening of the breaker this call probes (its `opened_at_ms`)."""
 

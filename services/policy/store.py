@@ -6,9 +6,11 @@ from typing import Any
 from uuid import UUID
 
 import orjson
+from pydantic import BaseModel
 
 from services.policy.state import Account, Breaker, Bucket, Hold
 from shared.events.decisions import BreakerState
+from shared.events.tasks import TaskRef
 
 
 def encode_account(account: Account) -> bytes:
@@ -33,7 +35,7 @@ def decode_account(stored: bytes | None) -> Account:
 
 def encode_hold(hold: Hold) -> bytes:
     """The stored form of a reservation."""
-    return orjson.dumps(hold)
+    return orjson.dumps(hold, default=_model)
 
 
 def decode_hold(stored: bytes) -> Hold:
@@ -41,4 +43,12 @@ def decode_hold(stored: bytes) -> Hold:
     raw: dict[str, Any] = orjson.loads(stored)
     for name in ("reservation_id", "tenant_id", "user_id"):
         raw[name] = UUID(raw[name])
+    if raw.get("task") is not None:
+        raw["task"] = TaskRef.model_validate(raw["task"])
     return Hold(**raw)
+
+
+def _model(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} cannot be stored")

@@ -17,11 +17,13 @@ from services.policy.decide import Decided, Owner, Wait, block_task, decide_end,
 from services.policy.evolve import End
 from services.policy.rules.idempotency import Standing, TaskRecord, standing
 from services.policy.state import Account, Book, Circumstances, Hold
+from shared.control_state import Reconciliation
+from shared.events.control import control_event_id
 from shared.events.decisions import BlockReason, TaskAllowed, TaskBlocked
-from shared.events.envelope import Envelope, derived_id, follow
-from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
+from shared.events.envelope import Envelope, derived_id, follow, new
+from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded, Usage
 from shared.events.results import result_of
-from shared.events.tasks import Task, TaskSubmitted
+from shared.events.tasks import Task, TaskRef, TaskSubmitted
 
 SOURCE = "/skeldir/policy"
 
@@ -110,6 +112,20 @@ class Turn:
             except Exception as error:  # a poison entry stops nobody; its reservation stays, on the safe side
                 self._poison(one, error)
         self.reconsider(freed)
+
+    def reconcile(self, found: Iterable[Reconciliation]) -> None:
+        """End the reservations of uncertain attempts that an operator has looked up. One that is not held stays."""
+        for one in found:
+            hold = self._desk.holds.get(one.decision_id)
+            if hold is None or hold.state != "held" or hold.task is None or hold.tenant_id != one.tenant_id:
+                continue
+            owner = Owner(hold.tenant_id, hold.user_id)
+            resolved = reconciled(one, hold.task, hold.user_id, self._now.now_ms)
+            assert isinstance(resolved.data, AttemptResolved), "made so"
+            self.changes.events.append(resolved)
+            decided = decide_end(self._desk.book(owner), hold, resolved.data, self._now)
+            self._apply(resolved, owner, decided)
+            self._set_hold(hold.reservation_id, decided.hold)
 
     def tasks(self, inputs: Iterable[Input]) -> None:
         """Decide each task that is new, behind those of the same user that already wait."""
@@ -204,13 +220,13 @@ class Turn:
                 fingerprint = _task_of_event(cause).fingerprint
                 self.changes.ended[payload.task.task_id] = (fingerprint, result_of(event).model_dump_json().encode())
         before = self._desk.book(owner)
-        for key, old, new in (
+        for key, old, after in (
             ((owner.tenant_id, owner.user_id), before.user, decided.book.user),
             ((owner.tenant_id, None), before.tenant, decided.book.tenant),
         ):
-            if new is not old:
-                self._desk.accounts[key] = new
-                self.changes.accounts[key] = new
+            if after is not old:
+                self._desk.accounts[key] = after
+                self.changes.accounts[key] = after
 
     def _set_hold(self, reservation_id: UUID, hold: Hold | None) -> None:
         self.changes.holds[reservation_id] = hold
@@ -225,6 +241,28 @@ def owner_of(event: Envelope) -> Owner:
     if event.tenantid is None or event.userid is None:
         raise ValueError(f"{event.type} {event.id} names no tenant and user")
     return Owner(event.tenantid, event.userid)
+
+
+def reconciled(found: Reconciliation, task: TaskRef, user_id: UUID, now_ms: int) -> Envelope:
+    """An operator's word on an uncertain attempt, as the executor would have said it of a late result."""
+    order_id = control_event_id(found.position)
+    resolved = AttemptResolved(
+        task=task,
+        decision_id=found.decision_id,
+        spend="certain" if found.cost else "none",
+        usage=Usage(cost=found.cost),
+        by=found.actor,
+    )
+    return new(
+        resolved,
+        event_id=derived_id(order_id, AttemptResolved.event_type),
+        source=SOURCE,
+        subject=str(task.task_id),
+        now_ms=now_ms,
+        tenantid=found.tenant_id,
+        userid=user_id,
+        causationid=order_id,
+    )
 
 
 def _task_of_event(event: Envelope) -> Task:

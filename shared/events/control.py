@@ -1,4 +1,4 @@
-"""Events on `skeldir:control`, published by operators: switches, shutoffs, limits and keys.
+"""Events on `skeldir:control`, published by operators: switches, shutoffs, limits, keys and reconciliations.
 
 An entry's `data` is flat JSON (`{"type": "kill_switch.engaged", "scope": {...}, "reason": ..., "actor": ...}`), so
 that an operator can publish one by hand from any language. The entry's id is its time and its order.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal
-from uuid import UUID
+from uuid import UUID, uuid5
 
 import orjson
 from pydantic import (
@@ -22,9 +22,10 @@ from pydantic import (
     model_validator,
 )
 
-from shared.events.envelope import Payload
+from shared.events.envelope import NAMESPACE, Payload
 from shared.events.tasks import TaskType
 from shared.money import from_cents
+from shared.partitions import CONTROL
 
 Reason = Annotated[str, Field(min_length=1, max_length=500)]
 Actor = Annotated[str, Field(min_length=1, max_length=200)]
@@ -178,8 +179,34 @@ class KeyRevoked(_ControlEvent):
     key_id: str
 
 
+class AttemptReconciled(_ControlEvent):
+    """What an uncertain attempt came to, by the provider's own account. Policy ends the reservation that it holds.
+
+    Of a decision that holds nothing (any more) it says nothing new, and changes nothing.
+    """
+
+    event_type: ClassVar[str] = "attempt.reconciled"
+    type: Literal["attempt.reconciled"] = "attempt.reconciled"
+
+    tenant_id: UUID
+    decision_id: UUID = Field(description="The allow whose attempt is uncertain; its reservation has the same id.")
+    cost_cents: int | float | str = Field(description="What the provider charged; 0: nothing was spent.")
+
+    @model_validator(mode="after")
+    def _money(self) -> AttemptReconciled:
+        from_cents(self.cost_cents)
+        return self
+
+
 ControlEvent = Annotated[
-    KillSwitchEngaged | KillSwitchReleased | ShutoffEngaged | ShutoffReleased | LimitsSet | KeyCreated | KeyRevoked,
+    KillSwitchEngaged
+    | KillSwitchReleased
+    | ShutoffEngaged
+    | ShutoffReleased
+    | LimitsSet
+    | KeyCreated
+    | KeyRevoked
+    | AttemptReconciled,
     Field(discriminator="type"),
 ]
 
@@ -213,6 +240,11 @@ def entry_ms(entry_id: bytes | str) -> int:
     """The server's time of a stream entry, in milliseconds since the epoch."""
     text = entry_id.decode() if isinstance(entry_id, bytes) else entry_id
     return int(text.split("-", 1)[0])
+
+
+def control_event_id(entry_id: str) -> UUID:
+    """The event id of a control entry, which has no envelope."""
+    return uuid5(NAMESPACE, f"{CONTROL}/{entry_id}")
 
 
 def to_ms(moment: datetime) -> int:

@@ -74,7 +74,8 @@ class TaskFailed(Payload):
 
 
 class AttemptResolved(Payload):
-    """What became of an uncertain attempt: a result that came late, or an operator's reconciliation."""
+    """What became of an uncertain attempt: a result that came late, or an operator's reconciliation (then written by
+    policy onto its decisions, and of `usage` only the cost is known)."""
 
     event_type: ClassVar[str] = "attempt.resolved"
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "key": ("keys", "app"),
     "dashboards": ("dashboards", "app"),
     "ledger": ("ledger", "app"),
+    "reconcile": ("reconcile", "reconcile"),
     "dead-letters": ("dead_letters", "app"),
     "tail": ("tail", "tail"),
     "doctor": ("doctor", "doctor"),

@@ -115,22 +115,27 @@ def shutoff_release(
 
 def publish(event: dict[str, Any], as_json: bool) -> None:
     """Check an order, append it, and say so. Raises CommandError for one that cannot be applied."""
+    entry_id = append(event)
+    if as_json:
+        print_json({"status": "published", "entry_id": entry_id, **event, "actor": actor()})
+        return
+    scope = " ".join(f"{name}={value}" for name, value in event["scope"].items()) or "everything"
+    out.print(f"[bold]{event['type']}[/bold] {scope} [dim](entry {entry_id})[/dim]")
+
+
+def append(event: dict[str, Any]) -> str:
+    """Check an order and append it; its entry's id. Raises CommandError for one that cannot be applied."""
     data = orjson.dumps({**event, "actor": actor()})
     try:
         parse_control(data)
     except InvalidControl as error:
         raise CommandError(str(error)) from error
 
-    async def append(redis: Redis, _: Settings) -> str:
+    async def add(redis: Redis, _: Settings) -> str:
         entry_id: bytes = await redis.xadd(CONTROL, {"data": data})
         return entry_id.decode()
 
-    entry_id = with_redis(append)
-    if as_json:
-        print_json({"status": "published", "entry_id": entry_id, **orjson.loads(data)})
-        return
-    scope = " ".join(f"{name}={value}" for name, value in event["scope"].items()) or "everything"
-    out.print(f"[bold]{event['type']}[/bold] {scope} [dim](entry {entry_id})[/dim]")
+    return with_redis(add)
 
 
 async def control_state(redis: Redis, settings: Settings) -> ControlState:

@@ -216,6 +216,31 @@ def test_a_timeout_is_perhaps_spent_until_the_late_result(new_stack: Callable[..
     assert float(user.row(result)["cost_cents"]) == 3
 
 
+def test_an_uncertain_attempt_is_shown_and_reconciled(new_stack: Callable[..., Stack]) -> None:
+    user = User(new_stack(SKELDIR_PROVIDER_TIMEOUT_MS="200", SKELDIR_LATE_RESULT_SECONDS="0"))
+    lost = {"simulated_delay_ms": 60_000, "simulated_cost_cents": 3}
+    result = user.run(prompt=lost, max_cost_cents=5)
+    assert result["failure_reason"] == "provider_timeout"
+    held = "SELECT request_id, reserved_cents::float FROM dashboard_uncertain_attempts"
+    (shown,) = eventually(lambda: user.rows(held) or None, "the dashboard")
+    assert (shown["request_id"], shown["reserved_cents"]) == (result["request_id"], 5)
+    cli = user.stack.cli
+    (listed,) = json.loads(cli("reconcile", "--json").stdout)
+    assert listed["task_id"] == result["task_id"]
+    for wrong in ((result["task_id"],), ("unheard-of", "--cost-cents", "1", "--reason", "x")):
+        refused = cli("reconcile", *wrong, check=False)
+        assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
+    said = cli("reconcile", result["task_id"], "--cost-cents", "1.5", "--reason", "the invoice", "--json").stdout
+    assert json.loads(said)["settled"] is True
+    row = user.row(result)
+    assert (float(row["budget_settled_cents"]), float(row["cost_cents"])) == (1.5, 1.5)
+    assert row["latency_ms"] >= 100 and row["status"] == "failed"
+    assert not user.rows(held) and "no attempt is uncertain" in cli("reconcile").stdout
+    cli("ledger", "verify")
+    cli("ledger", "rebuild")
+    assert float(user.row(result)["cost_cents"]) == 1.5
+
+
 def test_a_provider_error_fails_with_its_type(user: User) -> None:
     result = user.run(prompt={"raise_error": "ServiceUnavailable"})
     assert (result["status"], result["failure_reason"]) == ("failed", "provider_error:ServiceUnavailable")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -16,14 +16,16 @@ from services.executor.providers.protocol import Answer, ProviderFailure
 from services.policy import store
 from services.policy.commit import commands
 from services.policy.decide import Owner
-from services.policy.partition import ENDS
+from services.policy.partition import ENDS, INPUTS
 from services.policy.rules.idempotency import TaskRecord
 from services.policy.state import Circumstances
 from services.policy.turn import Desk, Input, Turn, owner_of
+from shared.control_state import Reconciliation
 from shared.events.envelope import Envelope, Payload, new
 from shared.events.registry import EVENTS
 from shared.events.tasks import Task, TaskSubmitted, TaskType, task_id_of
 from shared.money import NANOCENTS_PER_CENT as CENT
+from shared.money import to_cents
 from shared.streams.lease import Fenced
 from tests.simulation.log import PARTITION, Entry
 from tests.simulation.world import (
@@ -39,6 +41,8 @@ from tests.simulation.world import (
 
 Steps = Generator[int, None, None]
 BATCH = 4
+# A paused executor may still make the call of a decision that was given up: until it expires, and then the call's time.
+RECONCILE_AFTER_MS = CONFIG.decision_ttl_ms + CONFIG.timeout_ms + 1000
 
 
 class LostReply(Exception):
@@ -102,12 +106,30 @@ def operator(world: World, name: str) -> Steps:
         world.engaged.append((since, world.now_ms, tenant))
 
 
+def bookkeeper(world: World, name: str) -> Steps:
+    """Reconciles what is held, once no call for it can start or end any more: by the provider's own account."""
+    since: dict[str, int] = {}
+    while True:
+        yield world.dice.randrange(500, 1500)
+        holds = world.log.hashes.get(PARTITION.reservations, {})
+        for hold_id, hold in ((one, store.decode_hold(stored)) for one, stored in list(holds.items())):
+            if hold.state != "held" or world.now_ms - since.setdefault(hold_id, world.now_ms) < RECONCILE_AFTER_MS:
+                continue
+            cost = sum(call.cost for call in world.calls if str(call.decision_id) == hold_id)
+            about = {"tenant_id": str(hold.tenant_id), "decision_id": hold_id, "cost_cents": str(to_cents(cost))}
+            _publish(world, name, {"type": "attempt.reconciled", **about, "reason": "invoice"})
+            since[hold_id] = world.now_ms
+
+
 def _order(world: World, name: str, event_type: str, tenant: UUID | None) -> None:
     scope = {"tenant_id": str(tenant)} if tenant else {}
-    data = orjson.dumps({"type": event_type, "scope": scope, "reason": "drill", "actor": name})
+    _publish(world, name, {"type": event_type, "scope": scope, "reason": "drill"})
+
+
+def _publish(world: World, name: str, order: dict[str, Any]) -> None:
     world.log.counter += 1
-    world.log.control.append((f"{world.now_ms}-{world.log.counter}", data))
-    world.tell(name, f"{event_type} {tenant.int if tenant else 'everything'}")
+    world.log.control.append((f"{world.now_ms}-{world.log.counter}", orjson.dumps({**order, "actor": name})))
+    world.tell(name, f"{order['type']} {order.get('scope') or order.get('decision_id') or 'everything'}")
 
 
 def policy(world: World, name: str) -> Steps:
@@ -138,24 +160,27 @@ def _lead(world: World, name: str, token: int, control: ControlView) -> Steps:
         control.look()
         yield 0
         stale = control.is_stale
-        pages: dict[str, list[Entry]] = {"outcomes": world.log.after("outcomes", positions["outcomes"], BATCH)}
+        pages: dict[str, list[Entry]] = {"outcomes": world.log.after("outcomes", _number(positions["outcomes"]), BATCH)}
         if not stale:
-            pages["tasks"] = world.log.after("tasks", positions["tasks"], BATCH)
+            pages["tasks"] = world.log.after("tasks", _number(positions["tasks"]), BATCH)
         inputs = [Input(stream, e.entry_id, EVENTS.decode(e.data)) for stream, page in pages.items() for e in page]  # type: ignore[arg-type]
         yield 0
-        if not inputs and (control.state.position == seen or not desk.parked or stale):
+        reconciled = control.state.reconciled_since(positions["control"])
+        if not inputs and not reconciled and (control.state.position == seen or not desk.parked or stale):
             yield 50
             continue
-        _fetch(world, desk, inputs)
+        _fetch(world, desk, inputs, reconciled)
         yield 0
         turn = Turn(desk, Circumstances(world.now_ms, CONFIG, control.state), max_parked=50)
         turn.outcomes(one for one in inputs if one.stream == "outcomes")
+        turn.reconcile(reconciled)
         if not stale:
             if control.state.position != seen:
                 turn.reconsider(list(desk.parked))
                 seen = control.state.position
             turn.tasks(one for one in inputs if one.stream == "tasks")
         moved = {stream: page[-1].entry_id for stream, page in pages.items() if page}
+        moved |= {"control": reconciled[-1].position} if reconciled else {}
         batch, _ = commands(PARTITION, turn.changes, moved, 1000)
         world.log.fenced(token, batch)
         # Only now: what a stale writer could not make sense of is none of its business any more.
@@ -164,12 +189,12 @@ def _lead(world: World, name: str, token: int, control: ControlView) -> Steps:
         for event in turn.changes.events:
             world.tell(name, f"{event.type} {_about(event.data)}")
         yield 0
-        positions.update({stream: int(entry_id.split("-")[0]) for stream, entry_id in moved.items()})
+        positions |= moved
 
 
-def _load(world: World) -> tuple[Desk, dict[str, int]]:
+def _load(world: World) -> tuple[Desk, dict[str, str]]:
     stored = world.log.hashes.get(PARTITION.policy, {})
-    positions = {name: int(str(stored.get(name, "0-0")).split("-")[0]) for name in ("tasks", "outcomes")}
+    positions = {name: str(stored.get(name, "0-0")) for name in INPUTS}
     desk = Desk()
     held = []
     for key, data in world.log.hashes.get(PARTITION.parked, {}).items():
@@ -181,13 +206,21 @@ def _load(world: World) -> tuple[Desk, dict[str, int]]:
     return desk, positions
 
 
-def _fetch(world: World, desk: Desk, inputs: list[Input]) -> None:
+def _number(entry_id: str) -> int:
+    return int(entry_id.split("-")[0])
+
+
+def _fetch(world: World, desk: Desk, inputs: list[Input], reconciled: Sequence[Reconciliation] = ()) -> None:
     desk.records = {}
+    for decision_id in (one.decision_id for one in reconciled):
+        stored = world.log.hashes.get(PARTITION.reservations, {}).get(str(decision_id))
+        if stored is not None and decision_id not in desk.holds:
+            desk.holds[decision_id] = store.decode_hold(stored)
+        if (hold := desk.holds.get(decision_id)) is not None:
+            _fetch_accounts(world, desk, Owner(hold.tenant_id, hold.user_id))
     for one in inputs:
         owner, data = owner_of(one.event), one.event.data
-        for key in ((owner.tenant_id, owner.user_id), (owner.tenant_id, None)):
-            if key not in desk.accounts:
-                desk.accounts[key] = store.decode_account(world.log.strings.get(PARTITION.account(*key)))
+        _fetch_accounts(world, desk, owner)
         if isinstance(data, TaskSubmitted):
             record = world.log.record(data.task.task_id)
             desk.records[data.task.task_id] = TaskRecord(record.get("fingerprint"), record.get("state"))
@@ -195,6 +228,12 @@ def _fetch(world: World, desk: Desk, inputs: list[Input]) -> None:
             stored = world.log.hashes.get(PARTITION.reservations, {}).get(str(data.decision_id))
             if stored is not None:
                 desk.holds[data.decision_id] = store.decode_hold(stored)
+
+
+def _fetch_accounts(world: World, desk: Desk, owner: Owner) -> None:
+    for key in ((owner.tenant_id, owner.user_id), (owner.tenant_id, None)):
+        if key not in desk.accounts:
+            desk.accounts[key] = store.decode_account(world.log.strings.get(PARTITION.account(*key)))
 
 
 class Executor:
@@ -210,7 +249,7 @@ class Executor:
 
     def _follow(self) -> Steps:
         while True:
-            if self.world.chance(0.01):
+            if self.world.chance(0.03):
                 self.world.tell(self.name, "is cut off from the control stream")
                 yield self.world.dice.randrange(1000, 4000)
             self.control.look()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.simulation.actors import Executor, LostReply, Steps, client, operator, policy, repeater
+from services.policy import store
+from tests.simulation.actors import Executor, LostReply, Steps, bookkeeper, client, operator, policy, repeater
 from tests.simulation.checker import Checker, Violated
 from tests.simulation.world import World
 
@@ -41,6 +42,7 @@ def run(seed: int, tasks: int = 7) -> World:
     actors = [
         Actor("client", lambda name: client(world, name, tasks), mortal=False),
         Actor("operator", lambda name: operator(world, name), mortal=False),
+        Actor("bookkeeper", lambda name: bookkeeper(world, name), mortal=False),
         Actor("network", lambda name: repeater(world, name), mortal=False),
         Actor("policy-a", lambda name: policy(world, name)),
         Actor("policy-b", lambda name: policy(world, name)),
@@ -127,8 +129,11 @@ def _resume(world: World, steps: Steps, name: str) -> int | None:
 
 
 def _is_quiet(world: World, actors: list[Actor]) -> bool:
-    """All was submitted, read, performed and settled."""
+    """All was submitted, read, performed and settled, what was uncertain too."""
     if actors[0].body is not None or world.log.pending:
+        return False
+    holds = map(store.decode_hold, world.log.hashes.get("{skeldir:0}:reservations", {}).values())
+    if any(hold.state == "held" for hold in holds):
         return False
     executors = [actor.body for actor in actors if isinstance(actor.body, Executor)]
     if any(executor.held for executor in executors) or world.log.after("decisions", world.log.delivered, 1):

@@ -96,7 +96,7 @@ def project(event: Envelope) -> list[Patch]:
             return [_patch(event, data.task, {**_succeeded(event, data), **_usage(event, data)})]
         case TaskFailed() as data:
             return [_patch(event, data.task, {**_failed(event, data), **_usage(event, data)})]
-        case AttemptResolved() as data:
+        case AttemptResolved(by="late_result") as data:
             return [_patch(event, data.task, _usage(event, data))]
         case ReservationEnded(how="settled" | "released") as data:
             # After an expired decision was released, a second one may be settled: that one counts.

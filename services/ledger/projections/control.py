@@ -15,6 +15,7 @@ from services.ledger.projections.rows import Kind, Patch, Register, Table, order
 from services.ledger.projections.windows import hour_of
 from shared.control_state import ControlState, Shutoff, shutoff_end_ms
 from shared.events.control import (
+    AttemptReconciled,
     ControlEvent,
     KeyCreated,
     KeyRevoked,
@@ -122,6 +123,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
                 return []
             row = {"key_id": event.key_id, "revoked_stamp": order, "revoked_at": now, "revoked_by": actor}
             return [Patch(KEYS, row)]
+        case AttemptReconciled():
+            return []  # policy says what follows from it, and those events are projected
         case _:
             assert_never(event)
 
@@ -132,6 +135,8 @@ def subject_of(event: ControlEvent) -> tuple[UUID | None, UUID | None, str]:
         return event.tenant_id, event.user_id, event.key_id
     if isinstance(event, KeyRevoked):
         return None, None, storable.text(event.key_id)
+    if isinstance(event, AttemptReconciled):
+        return event.tenant_id, None, str(event.decision_id)
     return event.scope.tenant_id, event.scope.user_id, scope_key(event.scope)
 
 

@@ -11,7 +11,8 @@ from redis.asyncio import Redis
 
 from shared.events.decisions import TaskAllowed
 from shared.events.envelope import follow
-from shared.events.outcomes import TaskSucceeded, Usage
+from shared.events.outcomes import TaskFailed, TaskSucceeded, Usage
+from shared.money import from_cents
 from shared.streams.lease import Fenced
 from tests.integration.policy.conftest import Bench
 from tests.unit.policy.world import ref
@@ -129,3 +130,37 @@ async def _until(read: Callable[[], object], wanted: int) -> None:
 
 async def _token(writer: object) -> int:
     return int(bool(writer.token))  # type: ignore[attr-defined]
+
+
+async def test_an_uncertain_attempt_is_reconciled_once_whoever_leads(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
+    event = bench.submitted()
+    async with bench.writer("one"):
+        await bench.submit(event)
+        (allowed,) = await bench.decisions(1)
+        failed = TaskFailed(
+            task=ref(event.data.task),  # type: ignore[attr-defined]
+            decision_id=allowed.id,
+            reason="attempt_uncertain",
+            provider_attempted=True,
+            counts_for_breaker=True,
+            spend="uncertain",
+        )
+        end = follow(allowed, failed, source="/skeldir/executor", now_ms=2)
+        await bench.executor.xadd(bench.partition.outcomes, end.to_entry())
+        await bench.decisions(1, "reservation.ended")
+    # Nobody leads when the order comes; the next two writers find it.
+    order = {"type": "attempt.reconciled", "tenant_id": str(bench.tenant), "decision_id": str(allowed.id)}
+    data = orjson.dumps({**order, "cost_cents": "0.25", "reason": "invoice", "actor": "ann"})
+    await redis_as("operator").xadd("skeldir:control", {"data": data})
+    for name in ("two", "three"):
+        async with bench.writer(name):
+            held, ended = await bench.decisions(2, "reservation.ended")
+            await bench.submit(bench.submitted())
+            await bench.decisions(2 if name == "two" else 3, "task.")
+    assert [event.data.how for event in (held, ended)] == ["held", "settled"]  # type: ignore[attr-defined]
+    assert ended.data.settled == from_cents("0.25")  # type: ignore[attr-defined]
+    assert len(await bench.decisions(2, "reservation.ended")) == 2
+    assert len(await bench.decisions(1, "attempt.resolved")) == 1
+    assert not await redis_as("policy").hlen(bench.partition.reservations) - 2, "the two new tasks' alone"

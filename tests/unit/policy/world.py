@@ -58,6 +58,13 @@ class World:
         self.control = evolve(self.control, f"{self.now_ms}-{self.serial}", parse_control(orjson.dumps(event)))
         self._turn(lambda turn: turn.reconsider(list(self.desk.parked)))
 
+    def reconcile(self, allowed: TaskAllowed, cents: str, tenant_id: UUID = TENANT) -> list[Payload]:
+        """An operator says what an uncertain attempt came to."""
+        about = {"tenant_id": str(tenant_id), "decision_id": str(allowed.reservation.reservation_id)}
+        before = self.control.position
+        self.order(type="attempt.reconciled", cost_cents=cents, reason="invoice", actor="ann", **about)
+        return self._turn(lambda turn: turn.reconcile(self.control.reconciled_since(before)))
+
     def task(self, owner: Owner = ALICE, request_id: str | None = None, **fields: Any) -> Envelope:
         """A submitted task, not yet delivered."""
         self.serial += 1

@@ -1,0 +1,2 @@
+DROP VIEW dashboard_uncertain_attempts;
+DROP INDEX llm_budget_reservations_held;

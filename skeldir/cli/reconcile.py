@@ -1,0 +1,92 @@
+"""`reconcile`: attempts whose end nobody knows, and what the provider's own account says of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import asyncpg
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from services.ledger.uncertain import uncertain
+from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json
+from skeldir.cli.control import append
+
+WAIT_S = 10.0
+LOOK_S = 0.1
+
+
+def reconcile(
+    attempt: Annotated[str | None, typer.Argument(help="A request, task or decision id; without it: the list.")] = None,
+    cost_cents: Annotated[str | None, typer.Option(help="What the provider charged; 0: nothing was spent.")] = None,
+    reason: Annotated[str | None, typer.Option(help="How you know; it is recorded.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List uncertain attempts, or settle one by what the provider's own account says."""
+    url = database_url(load_settings(), "admin_database_url")
+    if attempt is None:
+        if cost_cents is not None or reason is not None:
+            raise CommandError("say which attempt: skeldir reconcile ATTEMPT --cost-cents N --reason R")
+        _list(_uncertain(url), as_json)
+        return
+    if cost_cents is None or reason is None:
+        raise CommandError("give --cost-cents (what the provider charged, or 0) and --reason (how you know)")
+    found = _uncertain(url, attempt)
+    if not found:
+        raise CommandError(f"no uncertain attempt of {attempt!r}: `skeldir reconcile` lists them")
+    if len(found) > 1:
+        ids = ", ".join(str(one["decision_id"]) for one in found)
+        raise CommandError(f"{attempt!r} has {len(found)} uncertain attempts; name one by its decision id: {ids}")
+    held = found[0]
+    order = {"type": "attempt.reconciled", "cost_cents": cost_cents, "reason": reason}
+    about = {"tenant_id": str(held["tenant_id"]), "decision_id": str(held["decision_id"])}
+    entry_id = append({**order, **about})
+    settled = _is_settled(url, str(held["decision_id"]))
+    if as_json:
+        print_json({**held, "entry_id": entry_id, "cost_cents": cost_cents, "settled": settled})
+    elif settled:
+        out.print(f"{escape(held['request_id'])} is settled at {escape(cost_cents)} cents")
+    else:
+        out.print(f"published as {entry_id}; policy or the ledger has not taken it yet: see `skeldir doctor`")
+
+
+def _uncertain(url: str, name: str | None = None) -> list[dict[str, Any]]:
+    try:
+        return asyncio.run(uncertain(url, name))
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(f"the books cannot be read: {error}") from error
+
+
+def _is_settled(url: str, decision_id: str) -> bool:
+    """Whether policy and the ledger take the order within a while."""
+    deadline = time.monotonic() + WAIT_S
+    while _uncertain(url, decision_id):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(LOOK_S)
+    return True
+
+
+def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        out.print("no attempt is uncertain")
+        return
+    table = Table("request", "tenant", "user", "model", "ended as", "held, cents", "since")
+    for row in rows:
+        model = f"{row['provider']}:{row['model']}"
+        shown = (
+            row["request_id"],
+            row["tenant_id"],
+            row["user_id"],
+            model,
+            row["failure_reason"],
+            row["reserved_cents"],
+        )
+        table.add_row(*(escape(str(value)) for value in shown), row["held_since"])
+    out.print(table)
