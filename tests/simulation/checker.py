@@ -40,9 +40,11 @@ class Checker:
 
     def step(self) -> None:
         """Check what is new."""
-        decided = len(self._world.log.streams["decisions"]) > self._read["decisions"]
-        for stream in self._read:
-            self._stream(stream)
+        streams = self._world.log.streams
+        decided = len(streams["decisions"]) > self._read["decisions"]
+        for stream, read in self._read.items():
+            if len(streams[stream]) > read:
+                self._stream(stream)
         for call in self._world.calls[self._calls :]:
             self._call(call)
         self._calls = len(self._world.calls)

@@ -68,12 +68,9 @@ def run(seed: int, tasks: int = 7) -> World:
 
 
 def _one_step(world: World, actors: list[Actor]) -> None:
-    ready = [actor for actor in actors if actor.body is not None and _wakes(world, actor) <= world.now_ms]
-    if not ready:
-        alive = [actor for actor in actors if actor.body is not None]
-        world.log.now_ms = min(_wakes(world, actor) for actor in alive)
-        return
-    actor = world.dice.choice(ready)
+    wakes = [(_wakes(actor), actor) for actor in actors if actor.body is not None]
+    world.log.now_ms = now_ms = max(world.log.now_ms, min([wakes_ms for wakes_ms, _ in wakes]))
+    actor = world.dice.choice([actor for wakes_ms, actor in wakes if wakes_ms <= now_ms])
     if actor.mortal:
         if world.chance(0.01):
             world.tell(actor.name, "crashes")
@@ -89,9 +86,9 @@ def _one_step(world: World, actors: list[Actor]) -> None:
     _advance(world, actor)
 
 
-def _wakes(world: World, actor: Actor) -> int:
+def _wakes(actor: Actor) -> int:
     if isinstance(actor.body, Executor):
-        return max(actor.wakes_ms, min(at for at, _ in actor.body.parts))
+        return max(actor.wakes_ms, min([at for at, _ in actor.body.parts]))
     return actor.wakes_ms
 
 
