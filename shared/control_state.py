@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 from uuid import UUID
 
+from shared.control_acts import Act, LetterReturned, Reconciliation
 from shared.events.control import (
     AttemptReconciled,
     ControlEvent,
+    DeadLetterDiscarded,
+    DeadLetterRetried,
     KeyCreated,
     KeyRevoked,
     KillSwitchEngaged,
@@ -82,22 +86,11 @@ class Key:
     since_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reconciliation:
-    """What an operator found out about an uncertain attempt. `cost` in nanocents; `position` is the order's entry."""
-
-    position: str
-    tenant_id: UUID
-    decision_id: UUID
-    cost: int
-    actor: str
-
-
 @dataclass(frozen=True)
 class ControlState:
     """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256.
 
-    Reconciliations by decision: each is a person's act, so there are few, and they are kept for good.
+    `acts` are in the stream's order; each is a person's, so there are few, and they are kept for good.
     """
 
     position: str = "0-0"
@@ -105,7 +98,7 @@ class ControlState:
     shutoffs: dict[tuple[UUID, UUID], Shutoff] = field(default_factory=dict)
     limits: dict[tuple[UUID, UUID | None], Limits] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
-    reconciled: dict[UUID, Reconciliation] = field(default_factory=dict)
+    acts: tuple[Act, ...] = ()
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
         """The kill switch that stops this task now, if one does."""
@@ -119,10 +112,10 @@ class ControlState:
         shutoff = self.shutoffs.get((tenant_id, user_id))
         return shutoff if shutoff is not None and now_ms < shutoff.until_ms else None
 
-    def reconciled_since(self, position: str) -> list[Reconciliation]:
-        """What was reconciled after this position of the control stream, in its order."""
-        found = [one for one in self.reconciled.values() if order_of(one.position) > order_of(position)]
-        return sorted(found, key=lambda one: order_of(one.position))
+    def acts_since(self, position: str) -> list[Act]:
+        """What was ordered to be done after this position of the control stream."""
+        first = bisect_right(self.acts, order_of(position), key=lambda act: order_of(act.position))
+        return list(self.acts[first:])
 
     def key_for(self, secret_sha256: str, now_ms: int) -> Key | None:
         """The key with this hash, unless it was revoked or has ended."""
@@ -161,10 +154,13 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
         case KeyRevoked():
             return replace(state, keys={k: v for k, v in state.keys.items() if v.key_id != event.key_id})
         case AttemptReconciled():
-            found = Reconciliation(
-                entry_id, event.tenant_id, event.decision_id, from_cents(event.cost_cents), event.actor
-            )
-            return replace(state, reconciled={**state.reconciled, event.decision_id: found})
+            cost = from_cents(event.cost_cents)
+            act: Act = Reconciliation(entry_id, event.tenant_id, event.decision_id, cost, event.actor)
+            return replace(state, acts=(*state.acts, act))
+        case DeadLetterRetried() | DeadLetterDiscarded():
+            discard = isinstance(event, DeadLetterDiscarded)
+            act = LetterReturned(entry_id, event.origin, event.entry_id, discard)
+            return replace(state, acts=(*state.acts, act))
         case _:
             assert_never(event)
 

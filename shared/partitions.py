@@ -46,7 +46,7 @@ class Partition:
 
     @property
     def policy(self) -> str:
-        """Hash of policy's committed position in `tasks` and `outcomes`, advanced by each commit."""
+        """Hash of policy's committed position in `tasks`, `outcomes` and the control stream."""
         return f"{self.tag}:policy"
 
     def lease(self, role: str) -> str:
@@ -57,6 +57,11 @@ class Partition:
     def parked(self) -> str:
         """Hash entry id -> event of the tasks that policy has read and holds back until an outcome."""
         return f"{self.tag}:parked"
+
+    @property
+    def aside(self) -> str:
+        """Hash entry id -> bytes of what policy could not take in, and of what came behind it for the same task."""
+        return f"{self.tag}:aside"
 
     @property
     def reservations(self) -> str:

@@ -44,6 +44,7 @@ class Settings(BaseSettings):
     breaker_open_seconds: float = Field(300, gt=0, description="How long a breaker stays open before it probes.")
     breaker_half_open_probes: int = Field(1, ge=1, description="Calls that a half-open breaker lets through at once.")
     decision_ttl_ms: int = Field(60_000, ge=100, description="How long an allow may wait for its call.")
+    max_refusals: int = Field(5, ge=1, description="How often an inbox entry may be refused before it is set aside.")
     max_parked: int = Field(
         10_000, ge=1, description="Tasks a partition may hold back while a breaker counts failures."
     )

@@ -28,7 +28,6 @@ RETRY_S = 0.1
 PAUSE_S = 0.25
 # Reading that says nothing for so long is not reading, whatever it is doing.
 SILENCE_S = 5.0
-MAX_REFUSALS = 5
 # Consumers of gateways that are gone, with nothing left in their name, are removed after so long.
 SWEEP_MS = 3_600_000
 MAX_REMEMBERED = 10_000
@@ -58,6 +57,7 @@ class GroupReader:
         self._pipeline = ScriptPipeline(redis)
         self._take = take
         self._batch = settings.batch_size
+        self._max_refusals = settings.max_refusals
         self._claim_idle_ms = settings.executor_claim_idle_ms
         self._done = self._group.remove if removes else self._group.acknowledge
         self._refusals: OrderedDict[bytes, int] = OrderedDict()
@@ -118,7 +118,7 @@ class GroupReader:
             except (NotNow, RedisError) as error:
                 if not self._is_refused_for_good(entry_id, error):
                     return None
-                await self._set_aside(entry, f"refused {MAX_REFUSALS} times: {error}")
+                await self._set_aside(entry, f"refused {self._max_refusals} times: {error}")
             except Exception as error:
                 # What nobody foresaw is our mistake; here it must not keep the other entries from being taken.
                 # Its own words may quote the entry, and no prompt belongs into a log.
@@ -140,7 +140,7 @@ class GroupReader:
         self._refusals[entry_id] = self._refusals.pop(entry_id, 0) + 1
         if len(self._refusals) > MAX_REMEMBERED:
             self._refusals.popitem(last=False)
-        return self._refusals[entry_id] >= MAX_REFUSALS
+        return self._refusals[entry_id] >= self._max_refusals
 
     async def _set_aside(self, entry: Entry, reason: str) -> None:
         await self._pipeline.command(*dead_letter(self._stream, entry[0], entry[1], reason))

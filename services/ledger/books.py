@@ -57,13 +57,19 @@ async def commit(
     """
     async with connection.transaction():
         await _advance(connection, before, after)
-        new = await _append(connection, records)
-        await write(connection, fold(patch for record in new for patch in record.patches))
+        new = await take_in(connection, records)
         if skips:
             await _store_skips(connection, skips)
         if letters:
             await _store_letters(connection, letters)
     return len(new)
+
+
+async def take_in(connection: Connection, records: Sequence[Record]) -> list[Record]:
+    """Store and project, within the caller's transaction; those that were new."""
+    new = await _append(connection, records)
+    await write(connection, fold(patch for record in new for patch in record.patches))
+    return new
 
 
 async def _advance(connection: Connection, before: Mapping[str, str], after: Mapping[str, str]) -> None:

@@ -12,9 +12,8 @@ from services.ledger.projections import TABLES, project
 from services.ledger.projections.control import project as project_order
 from services.ledger.projections.rows import Patch, Tables, fold
 from services.ledger.sessions import write_as_ledger
-from services.ledger.sources import order_of
 from services.ledger.upsert import write
-from shared.control_state import ControlState, evolve
+from shared.control_state import ControlState, evolve, order_of
 from shared.events.control import parse_control
 from shared.events.registry import EVENTS
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from services.ledger.intake import Letter, Record, Skip, read_event, read_letter, read_order
 from services.ledger.sessions import Connection
-from shared.control_state import ControlState, evolve
+from shared.control_state import ControlState, evolve, order_of
 from shared.events.control import parse_control
 from shared.partitions import CONTROL, DEAD_LETTERS, Partition
 from shared.streams.read import Entry
@@ -132,9 +132,3 @@ async def orders_so_far(connection: Connection) -> ControlState:
     for entry_id, body in sorted(((row["entry_id"], row["body"]) for row in rows), key=lambda row: order_of(row[0])):
         state = evolve(state, entry_id, parse_control(body))
     return state
-
-
-def order_of(entry_id: str) -> tuple[int, int]:
-    """The order of entry ids in one stream."""
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence or 0)

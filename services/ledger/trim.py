@@ -18,8 +18,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from services.ledger.metrics import TRIMMED
-from services.ledger.sources import order_of
 from shared.clock import Clock
+from shared.control_state import order_of
 from shared.partitions import Partition
 from shared.settings import Settings
 

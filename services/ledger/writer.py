@@ -21,7 +21,8 @@ from services.ledger.books import Overtaken
 from services.ledger.intake import Record, skip
 from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
 from services.ledger.sessions import Pool
-from services.ledger.sources import Batch, Page, Source, order_of
+from services.ledger.sources import Batch, Page, Source
+from shared.control_state import order_of
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
 from shared.streams.lease import Fenced, Lease

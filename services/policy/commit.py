@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from services.policy.desk import Changes
 from services.policy.store import encode_account, encode_hold
-from services.policy.turn import Changes
 from shared.partitions import Partition
 from shared.streams.lease import Command
 
@@ -15,7 +15,7 @@ def commands(
 ) -> tuple[list[Command], list[str]]:
     """The commands, and the keys that they touch beside the lease."""
     found: list[Command] = []
-    keys = [partition.decisions, partition.policy, partition.reservations, partition.parked]
+    keys = [partition.decisions, partition.policy, partition.reservations, partition.parked, partition.aside]
     for event in changes.events:
         found.append(("XADD", partition.decisions, "*", "type", event.type, "data", event.to_json()))
     for (tenant_id, user_id), account in changes.accounts.items():
@@ -45,6 +45,10 @@ def commands(
         found.append(("HSET", key, "state", "parked", "fingerprint", task.fingerprint))
     for parking_key in changes.unparked:
         found.append(("HDEL", partition.parked, parking_key))
+    for key in changes.returned:
+        found.append(("HDEL", partition.aside, key))
+    for key, data in changes.aside.items():
+        found.append(("HSET", partition.aside, key, data))
     if positions:
         moved = [word for stream, entry_id in positions.items() for word in (stream, entry_id)]
         found.append(("HSET", partition.policy, *moved))

@@ -12,15 +12,17 @@ from redis.exceptions import RedisError
 
 from services.policy import store
 from services.policy.commit import commands
+from services.policy.desk import AccountKey, Changes, Desk
+from services.policy.inputs import Input, Unreadable, owner_of, read
 from services.policy.metrics import COMMIT_SECONDS, DECISIONS, PARKED, TURN_SIZE
 from services.policy.rules.idempotency import TaskRecord
 from services.policy.state import Circumstances, PolicyConfig
-from services.policy.turn import AccountKey, Changes, Desk, Input, Turn, owner_of
+from services.policy.turn import Turn
 from shared.clock import Clock
-from shared.control_state import ControlState, Reconciliation
+from shared.control_acts import Act, LetterReturned, Reconciliation
+from shared.control_state import ControlState, order_of
 from shared.events.decisions import TaskAllowed, TaskBlocked
 from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
-from shared.events.registry import EVENTS, UndecodableEvent
 from shared.events.tasks import TaskSubmitted
 from shared.partitions import Partition
 from shared.settings import Settings
@@ -54,6 +56,7 @@ class PartitionWriter:
         self._settings = settings
         self._config = PolicyConfig.from_settings(settings)
         self._lease = Lease(redis, partition.lease("policy"), owner, settings.lease_ttl_ms)
+        self._streams = (partition.tasks, partition.outcomes)
         self._desk = Desk()
         self._positions = dict.fromkeys(INPUTS, "0-0")
         self._control_seen = ""
@@ -107,12 +110,11 @@ class PartitionWriter:
         stored = await self._redis.hgetall(self._partition.policy)
         self._positions = {name: stored.get(name.encode(), b"0-0").decode() for name in INPUTS}
         waiting = await self._redis.hgetall(self._partition.parked)
-        held = []
-        for raw_key, data in waiting.items():
-            entry_id, _, stream = raw_key.decode().partition("/")
-            held.append(Input("tasks" if stream == "tasks" else "outcomes", entry_id, EVENTS.decode(data)))
-        for one in sorted(held, key=lambda one: _order(one.entry_id)):
+        for one in _stored(waiting):
+            assert isinstance(one, Input), "only what was read is held back"
             self._desk.park(owner_of(one.event), one)
+        for one in _stored(await self._redis.hgetall(self._partition.aside)):
+            self._desk.set_aside(one)
         await self._fetch_accounts(
             {key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)}
         )
@@ -123,28 +125,26 @@ class PartitionWriter:
         stale = self._control.is_stale
         self.problem = "the control stream cannot be read: no task is decided" if stale else None
         entries = await self._read(tasks_too=not stale)
-        inputs, undecodable = _decode(entries)
-        if undecodable:
-            await self._set_aside(undecodable)
+        inputs = _read(entries)
         control = self._control.state
-        reconciled = self._reconciled(control)
+        acts = [] if stale else self._acts(control)
         idle = control.position == self._control_seen or not self._desk.parked or stale
-        if not entries and not reconciled and idle:
+        if not entries and not acts and idle:
             self._control_seen = self._control_seen if stale else control.position
             return
-        await self._fetch(inputs, reconciled)
+        await self._fetch(inputs, acts)
         now = Circumstances(self._clock.now_ms(), self._config, control)
         turn = Turn(self._desk, now, self._settings.max_parked)
         turn.outcomes(one for one in inputs if one.stream == "outcomes")
-        turn.reconcile(reconciled)
+        turn.act(acts)
         if not stale:
             if control.position != self._control_seen:
                 turn.reconsider(list(self._desk.parked))
                 self._control_seen = control.position
             turn.tasks(one for one in inputs if one.stream == "tasks")
         positions = {name: page[-1][0].decode() for name, page in entries.items()}
-        if reconciled:
-            positions["control"] = reconciled[-1].position
+        if acts:
+            positions["control"] = acts[-1].position
         await self._commit(turn.changes, positions)
         self._count(turn.changes, len(inputs))
 
@@ -158,21 +158,26 @@ class PartitionWriter:
         pages = await read_after(self._redis, after, self._settings.batch_size, block)
         return {name: pages[stream] for name, stream in wanted.items() if pages.get(stream)}
 
-    def _reconciled(self, control: ControlState) -> list[Reconciliation]:
-        """What operators have found out about uncertain attempts since this partition last took it in.
+    def _acts(self, control: ControlState) -> list[Act]:
+        """What operators have ordered to be done since this partition last took such an order in.
 
-        Of all partitions: there are few, and those that hold nothing here change nothing.
+        Reconciliations of all partitions: there are few, and those that hold nothing here change nothing.
         """
         if control.position == self._control_seen:
             return []
-        return control.reconciled_since(self._positions["control"])
+        found = control.acts_since(self._positions["control"])
+        return [one for one in found if not isinstance(one, LetterReturned) or one.origin in self._streams]
 
-    async def _fetch(self, inputs: Sequence[Input], reconciled: Sequence[Reconciliation]) -> None:
+    async def _fetch(self, inputs: Sequence[Input | Unreadable], acts: Sequence[Act]) -> None:
         """Load the accounts, holds and records that these inputs concern and that are not in memory."""
         accounts: set[AccountKey] = set()
-        holds = {one.decision_id for one in reconciled if one.decision_id not in self._desk.holds}
+        reconciled = [act.decision_id for act in acts if isinstance(act, Reconciliation)]
+        holds = {decision_id for decision_id in reconciled if decision_id not in self._desk.holds}
         records: set[UUID] = set()
-        for one in inputs:
+        again = [one for act in acts if isinstance(act, LetterReturned) for one in self._desk.with_letter(act)]
+        for one in (*inputs, *again):
+            if isinstance(one, Unreadable):
+                continue
             owner, data = owner_of(one.event), one.event.data
             accounts.update(_accounts_of(owner.tenant_id, owner.user_id))
             if isinstance(data, TaskSubmitted):
@@ -180,8 +185,8 @@ class PartitionWriter:
             elif isinstance(data, ENDS) and data.decision_id is not None and data.decision_id not in self._desk.holds:
                 holds.add(data.decision_id)
         await self._fetch_holds(holds)
-        for found in reconciled:
-            if (hold := self._desk.holds.get(found.decision_id)) is not None:
+        for decision_id in reconciled:
+            if (hold := self._desk.holds.get(decision_id)) is not None:
                 accounts.update(_accounts_of(hold.tenant_id, hold.user_id))
         await self._fetch_accounts(accounts)
         self._desk.records = await self._records(records)
@@ -223,9 +228,8 @@ class PartitionWriter:
             # A stale writer finds poison where there is none: what it knows is older than what it reads.
             raise Fenced("the lease went to another writer")
         for one, reason in changes.dead:
-            data = {b"type": one.event.type.encode(), b"data": one.event.to_json()}
             origin = self._partition.tasks if one.stream == "tasks" else self._partition.outcomes
-            await self._redis.execute_command(*dead_letter(origin, one.entry_id, data, reason))
+            await self._redis.execute_command(*dead_letter(origin, one.entry_id, _fields(one), reason))
         batch, keys = commands(self._partition, changes, positions, self._settings.result_ttl_seconds * 1000)
         with COMMIT_SECONDS.time():
             await self._lease.commit(self.token, batch, keys)
@@ -242,32 +246,28 @@ class PartitionWriter:
                 known = event.data.rule != "manual_shutoff"
                 DECISIONS.labels("blocked", event.data.reason if known else "manual_shutoff").inc()
 
-    async def _set_aside(self, entries: list[tuple[str, Entry, str]]) -> None:
-        for name, (entry_id, fields), reason in entries:
-            origin = self._partition.tasks if name == "tasks" else self._partition.outcomes
-            await self._redis.execute_command(*dead_letter(origin, entry_id, fields, reason))
+
+def _read(entries: dict[str, list[Entry]]) -> list[Input | Unreadable]:
+    return [
+        read("tasks" if name == "tasks" else "outcomes", entry_id.decode(), fields.get(b"data"))
+        for name, page in entries.items()
+        for entry_id, fields in page
+    ]
 
 
-def _decode(entries: dict[str, list[Entry]]) -> tuple[list[Input], list[tuple[str, Entry, str]]]:
-    """The inputs, and apart from them the entries that are none, each with its reason."""
-    inputs: list[Input] = []
-    undecodable: list[tuple[str, Entry, str]] = []
-    for name, page in entries.items():
-        for entry in page:
-            try:
-                event = EVENTS.decode(entry[1].get(b"data"))
-                owner_of(event)
-            except (UndecodableEvent, ValueError) as error:
-                undecodable.append((name, entry, str(error)))
-                continue
-            inputs.append(Input("tasks" if name == "tasks" else "outcomes", entry[0].decode(), event))
-    return inputs, undecodable
+def _stored(kept: dict[bytes, bytes]) -> list[Input | Unreadable]:
+    """What was held back or set aside, in its order."""
+    found = []
+    for key, data in kept.items():
+        entry_id, _, stream = key.decode().partition("/")
+        found.append(read("tasks" if stream == "tasks" else "outcomes", entry_id, data))
+    return sorted(found, key=lambda one: order_of(one.entry_id))
+
+
+def _fields(one: Input | Unreadable) -> dict[bytes, bytes]:
+    known = {b"type": one.event.type.encode()} if isinstance(one, Input) else {}
+    return {**known, b"data": one.data}
 
 
 def _accounts_of(tenant_id: UUID, user_id: UUID) -> tuple[AccountKey, AccountKey]:
     return (tenant_id, user_id), (tenant_id, None)
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

@@ -5,19 +5,20 @@ A turn works on a `Desk`, the partition's state in memory. If its commit fails t
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import assert_never
 from uuid import UUID
 
 import structlog
 
 from services.policy.decide import Decided, Owner, Wait, block_task, decide_end, decide_task
+from services.policy.desk import Changes, Desk
 from services.policy.evolve import End
+from services.policy.inputs import Input, Unreadable, owner_of
 from services.policy.rules.idempotency import Standing, TaskRecord, standing
-from services.policy.state import Account, Book, Circumstances, Hold
-from shared.control_state import Reconciliation
+from services.policy.state import Circumstances, Hold
+from shared.control_acts import Act, LetterReturned, Reconciliation
 from shared.events.control import control_event_id
 from shared.events.decisions import BlockReason, TaskAllowed, TaskBlocked
 from shared.events.envelope import Envelope, derived_id, follow, new
@@ -26,66 +27,9 @@ from shared.events.results import result_of
 from shared.events.tasks import Task, TaskRef, TaskSubmitted
 
 SOURCE = "/skeldir/policy"
+MAX_ASIDE = 10_000
 
 log = structlog.get_logger(__name__)
-AccountKey = tuple[UUID, UUID | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """One stream entry that was decoded."""
-
-    stream: Literal["tasks", "outcomes"]
-    entry_id: str
-    event: Envelope
-
-    @property
-    def parking_key(self) -> str:
-        """Where the input is kept while it is held back."""
-        return f"{self.entry_id}/{self.stream}"
-
-
-@dataclass(slots=True)
-class Desk:
-    """What a partition's writer has in memory. Accounts, holds and records are loaded before a turn needs them."""
-
-    accounts: dict[AccountKey, Account] = field(default_factory=dict)
-    holds: dict[UUID, Hold] = field(default_factory=dict)
-    records: dict[UUID, TaskRecord] = field(default_factory=dict)
-    parked: dict[Owner, deque[Input]] = field(default_factory=dict)
-    parked_count: int = 0
-
-    def book(self, owner: Owner) -> Book:
-        """The accounts that concern a user."""
-        return Book(self.accounts[owner.tenant_id, owner.user_id], self.accounts[owner.tenant_id, None])
-
-    def park(self, owner: Owner, held: Input) -> None:
-        """Hold an input back, behind those of the same user that already wait."""
-        self.parked.setdefault(owner, deque()).append(held)
-        self.parked_count += 1
-
-    def unpark(self, owner: Owner) -> Input:
-        """Take the first that waits."""
-        queue = self.parked[owner]
-        first = queue.popleft()
-        self.parked_count -= 1
-        if not queue:
-            del self.parked[owner]
-        return first
-
-
-@dataclass(slots=True)
-class Changes:
-    """What a turn changed: all of it is committed in one atomic step, or none."""
-
-    events: list[Envelope] = field(default_factory=list)
-    accounts: dict[AccountKey, Account] = field(default_factory=dict)
-    holds: dict[UUID, Hold | None] = field(default_factory=dict)
-    allowed: dict[UUID, tuple[Task, UUID]] = field(default_factory=dict)
-    ended: dict[UUID, tuple[str, bytes]] = field(default_factory=dict)
-    parked: dict[str, tuple[Task, bytes]] = field(default_factory=dict)
-    unparked: list[str] = field(default_factory=list)
-    dead: list[tuple[Input, str]] = field(default_factory=list)
 
 
 class Turn:
@@ -98,10 +42,10 @@ class Turn:
         self._ordinals: Counter[tuple[UUID, str]] = Counter()
         self.changes = Changes()
 
-    def outcomes(self, inputs: Iterable[Input]) -> None:
+    def outcomes(self, inputs: Iterable[Input | Unreadable]) -> None:
         """Settle what ended, then let go on what waited for it."""
         freed: dict[Owner, None] = {}
-        for one in inputs:
+        for one in self._readable(inputs):
             end = one.event.data
             if not isinstance(end, TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired):
                 continue
@@ -111,25 +55,23 @@ class Turn:
                     freed[owner] = None
             except Exception as error:  # a poison entry stops nobody; its reservation stays, on the safe side
                 self._poison(one, error)
+                self._set_aside(one)
         self.reconsider(freed)
 
-    def reconcile(self, found: Iterable[Reconciliation]) -> None:
-        """End the reservations of uncertain attempts that an operator has looked up. One that is not held stays."""
-        for one in found:
-            hold = self._desk.holds.get(one.decision_id)
-            if hold is None or hold.state != "held" or hold.task is None or hold.tenant_id != one.tenant_id:
-                continue
-            owner = Owner(hold.tenant_id, hold.user_id)
-            resolved = reconciled(one, hold.task, hold.user_id, self._now.now_ms)
-            assert isinstance(resolved.data, AttemptResolved), "made so"
-            self.changes.events.append(resolved)
-            decided = decide_end(self._desk.book(owner), hold, resolved.data, self._now)
-            self._apply(resolved, owner, decided)
-            self._set_hold(hold.reservation_id, decided.hold)
+    def act(self, acts: Iterable[Act]) -> None:
+        """Carry operators' orders out. What they are about may be gone, or never have been: that changes nothing."""
+        for act in acts:
+            match act:
+                case Reconciliation():
+                    self._reconcile(act)
+                case LetterReturned():
+                    self._return(act)
+                case _:
+                    assert_never(act)
 
-    def tasks(self, inputs: Iterable[Input]) -> None:
+    def tasks(self, inputs: Iterable[Input | Unreadable]) -> None:
         """Decide each task that is new, behind those of the same user that already wait."""
-        for one in inputs:
+        for one in self._readable(inputs):
             submitted = one.event.data
             if not isinstance(submitted, TaskSubmitted):
                 continue
@@ -151,10 +93,54 @@ class Turn:
                 if not self._decide(first, _task_of(first), owner):
                     break
                 self._desk.unpark(owner)
-                if first.parking_key in self.changes.parked:
-                    del self.changes.parked[first.parking_key]
+                if first.key in self.changes.parked:
+                    del self.changes.parked[first.key]
                 else:
-                    self.changes.unparked.append(first.parking_key)
+                    self.changes.unparked.append(first.key)
+
+    def _reconcile(self, found: Reconciliation) -> None:
+        """End the reservation of an uncertain attempt that an operator has looked up."""
+        hold = self._desk.holds.get(found.decision_id)
+        if hold is None or hold.state != "held" or hold.task is None or hold.tenant_id != found.tenant_id:
+            return
+        owner = Owner(hold.tenant_id, hold.user_id)
+        resolved = reconciled(found, hold.task, hold.user_id, self._now.now_ms)
+        assert isinstance(resolved.data, AttemptResolved), "made so"
+        self.changes.events.append(resolved)
+        decided = decide_end(self._desk.book(owner), hold, resolved.data, self._now)
+        self._apply(resolved, owner, decided)
+        self._set_hold(hold.reservation_id, decided.hold)
+
+    def _return(self, act: LetterReturned) -> None:
+        """Take in again what was set aside, in its order; what still cannot be taken in is set aside again."""
+        key = f"{act.entry_id}/{act.origin.rpartition(':')[2]}"
+        subjects = [subject for subject, queue in self._desk.aside.items() if any(one.key == key for one in queue)]
+        again = self._desk.with_letter(act)
+        for subject in subjects:
+            kept = self._desk.aside.pop(subject)
+            self._desk.aside_count -= len(kept)
+            for one in kept:
+                self.changes.returned.append(one.key)
+                self.changes.aside.pop(one.key, None)
+        for one in again:
+            (self.outcomes if one.stream == "outcomes" else self.tasks)([one])
+
+    def _readable(self, inputs: Iterable[Input | Unreadable]) -> Iterator[Input]:
+        """Those that can be taken in; the others are set aside, and so is what comes behind them for the same task."""
+        for one in inputs:
+            if isinstance(one, Unreadable):
+                self.changes.dead.append((one, one.problem))
+                self._set_aside(one)
+            elif one.subject in self._desk.aside:
+                self.changes.dead.append((one, "behind an entry of the same task that is set aside"))
+                self._set_aside(one)
+            else:
+                yield one
+
+    def _set_aside(self, one: Input | Unreadable) -> None:
+        if self._desk.aside_count < MAX_ASIDE:  # else its letter is all that is left of it
+            self._desk.set_aside(one)
+            self.changes.aside[one.key] = one.data
 
     def _admit(self, one: Input, task: Task) -> None:
         owner = owner_of(one.event)
@@ -197,7 +183,7 @@ class Turn:
             self._block(one, task, owner, BlockReason.IN_FLIGHT, problem)
             return
         self._desk.park(owner, one)
-        self.changes.parked[one.parking_key] = (task, one.event.to_json())
+        self.changes.parked[one.key] = (task, one.event.to_json())
 
     def _block(self, one: Input, task: Task, owner: Owner, reason: BlockReason, problem: str) -> None:
         blocked = block_task(self._desk.book(owner), task, owner, reason, problem, self._now)
@@ -234,13 +220,6 @@ class Turn:
             self._desk.holds.pop(reservation_id, None)
         else:
             self._desk.holds[reservation_id] = hold
-
-
-def owner_of(event: Envelope) -> Owner:
-    """Whose task the event is about. Raises ValueError for an event that does not say."""
-    if event.tenantid is None or event.userid is None:
-        raise ValueError(f"{event.type} {event.id} names no tenant and user")
-    return Owner(event.tenantid, event.userid)
 
 
 def reconciled(found: Reconciliation, task: TaskRef, user_id: UUID, now_ms: int) -> Envelope:

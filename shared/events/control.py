@@ -198,6 +198,29 @@ class AttemptReconciled(_ControlEvent):
         return self
 
 
+class _LetterReturned(_ControlEvent):
+    origin: str = Field(pattern=r"^\{skeldir:[0-9]+\}:(tasks|outcomes)$", description="The stream that it came from.")
+    entry_id: str = Field(pattern=r"^[0-9]+-[0-9]+$", description="Its entry in that stream.")
+
+
+class DeadLetterRetried(_LetterReturned):
+    """An entry of an inner stream that policy set aside is taken in again, then those of the same task behind it."""
+
+    event_type: ClassVar[str] = "dead_letter.retried"
+    type: Literal["dead_letter.retried"] = "dead_letter.retried"
+
+    reason: Reason = "retried"
+
+
+class DeadLetterDiscarded(_LetterReturned):
+    """An entry of an inner stream that policy set aside is given up; those behind it are taken in."""
+
+    event_type: ClassVar[str] = "dead_letter.discarded"
+    type: Literal["dead_letter.discarded"] = "dead_letter.discarded"
+
+    reason: Reason = "discarded"
+
+
 ControlEvent = Annotated[
     KillSwitchEngaged
     | KillSwitchReleased
@@ -206,7 +229,9 @@ ControlEvent = Annotated[
     | LimitsSet
     | KeyCreated
     | KeyRevoked
-    | AttemptReconciled,
+    | AttemptReconciled
+    | DeadLetterRetried
+    | DeadLetterDiscarded,
     Field(discriminator="type"),
 ]
 

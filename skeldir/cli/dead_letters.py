@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
+import asyncpg
 import typer
 from redis.asyncio import Redis
 from rich.markup import escape
 from rich.table import Table
 
+from services.ledger import skipped
 from shared.partitions import CONTROL, DEAD_LETTERS, INBOX
 from shared.settings import Settings
-from skeldir.cli.context import CommandError, Json, out, print_json, with_redis
+from skeldir.cli import set_aside
+from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, with_redis
+from skeldir.cli.control import append
 
 app = typer.Typer(help="What could not be processed, with its origin, its bytes and the reason.", no_args_is_help=True)
 
 Letter = Annotated[str, typer.Argument(help="Its id, as `list` shows it.")]
-# Where a person may put an entry back. The inner streams are written by services only: their tasks come from here too.
+# Where a person may put an entry back. The inner streams are written by services only: there an order does it.
 DOORS = (INBOX, CONTROL)
 OURS = (b"origin", b"entry_id", b"reason")
 
@@ -62,40 +67,81 @@ def show(letter: Letter, as_json: Json = False) -> None:
 
 @app.command()
 def retry(letter: Letter, as_json: Json = False) -> None:
-    """Put one back where it came from."""
-
-    async def put_back(redis: Redis, _: Settings) -> str:
-        fields = await _letter(redis, letter)
-        origin = fields[b"origin"].decode()
-        if origin not in DOORS:
-            problem = f"this came from {origin}, which services alone write: submit the task again instead"
-            raise CommandError(problem)
-        original = {name.removeprefix(b"field:"): value for name, value in fields.items() if name not in OURS}
-        # First back, then away: a crash in between leaves it twice, and a task is recognised by its request id.
-        entry_id: bytes = await redis.xadd(origin, original)
-        await redis.xdel(DEAD_LETTERS, letter)
-        return entry_id.decode()
-
-    entry_id = with_redis(put_back)
-    if as_json:
-        print_json({"id": letter, "status": "retried", "entry_id": entry_id})
-    else:
-        out.print(f"{letter} is back as entry {entry_id}")
+    """Put one back where it came from; of an inner stream, with those of the same task that wait behind it."""
+    fields = with_redis(lambda redis, _: _letter(redis, letter))
+    origin, entry_id = fields[b"origin"].decode(), fields[b"entry_id"].decode()
+    if origin in DOORS:
+        _say(
+            as_json,
+            letter,
+            "retried",
+            f"is back as entry {with_redis(lambda redis, _: _put_back(redis, letter, fields))}",
+        )
+        return
+    in_books = _into_the_books(origin, entry_id)
+    try:
+        said = _order("dead_letter.retried", letter, origin, entry_id)
+    except CommandError:
+        if in_books is None:
+            raise
+        with_redis(lambda redis, _: redis.xdel(DEAD_LETTERS, letter))
+        said = "policy needs nothing of it"
+    _say(as_json, letter, "retried", said + ("" if in_books is None else f"; {in_books}"))
 
 
 @app.command()
 def discard(letter: Letter, as_json: Json = False) -> None:
-    """Remove one for good. The ledger keeps that it was there."""
+    """Give one up for good, and take in what waits behind it. The ledger keeps that it was there."""
+    fields = with_redis(lambda redis, _: _letter(redis, letter))
+    try:
+        said = _order("dead_letter.discarded", letter, fields[b"origin"].decode(), fields[b"entry_id"].decode())
+    except CommandError:  # nobody keeps it: its letter is all there is
+        with_redis(lambda redis, _: redis.xdel(DEAD_LETTERS, letter))
+        said = "is discarded"
+    _say(as_json, letter, "discarded", said)
 
-    async def remove(redis: Redis, _: Settings) -> None:
-        await _letter(redis, letter)
-        await redis.xdel(DEAD_LETTERS, letter)
 
-    with_redis(remove)
+async def _put_back(redis: Redis, letter: str, fields: dict[bytes, bytes]) -> str:
+    original = {name.removeprefix(b"field:"): value for name, value in fields.items() if name not in OURS}
+    # First back, then away: a crash in between leaves it twice, and a task is recognised by its request id.
+    entry_id: bytes = await redis.xadd(fields[b"origin"].decode(), original)
+    await redis.xdel(DEAD_LETTERS, letter)
+    return entry_id.decode()
+
+
+def _order(kind: str, letter: str, origin: str, entry_id: str) -> str:
+    """Have policy take an entry in again, or give it up. Raises CommandError where it does not keep it."""
+    entry = with_redis(lambda redis, _: set_aside.kept(redis, origin, entry_id))
+    order = append({"type": kind, "origin": origin, "entry_id": entry_id})
+
+    async def see(redis: Redis, _: Settings) -> str:
+        if not await set_aside.carried_out(redis, entry, order):
+            return f"ordered as {order}; policy has not taken it in yet: see `skeldir doctor`"
+        await set_aside.remove_letters(redis, entry, order)
+        if await redis.hget(entry.partition.aside, entry.key) is not None:
+            return "could not be taken in, and is set aside again: see the newest dead letters"
+        behind = len(entry.behind) - 1
+        return f"is dealt with{f', and {behind} behind it' if behind else ''}"
+
+    return with_redis(see)
+
+
+def _into_the_books(origin: str, entry_id: str) -> str | None:
+    """What the ledger makes of an entry that it skipped; None where it has not."""
+    try:
+        problem = asyncio.run(skipped.retry(database_url(load_settings(), "admin_database_url"), origin, entry_id))
+    except LookupError:
+        return None
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        return f"the books cannot be written: {error}"
+    return "the ledger has taken it in" if problem is None else f"the ledger still cannot read it: {problem}"
+
+
+def _say(as_json: bool, letter: str, status: str, said: str) -> None:
     if as_json:
-        print_json({"id": letter, "status": "discarded"})
+        print_json({"id": letter, "status": status, "detail": said})
     else:
-        out.print(f"{letter} is discarded")
+        out.print(f"{letter} {said}", soft_wrap=True, markup=False)
 
 
 async def _letter(redis: Redis, letter: str) -> dict[bytes, bytes]:

@@ -16,11 +16,13 @@ from services.executor.providers.protocol import Answer, ProviderFailure
 from services.policy import store
 from services.policy.commit import commands
 from services.policy.decide import Owner
+from services.policy.desk import Desk
+from services.policy.inputs import Input, owner_of
 from services.policy.partition import ENDS, INPUTS
 from services.policy.rules.idempotency import TaskRecord
 from services.policy.state import Circumstances
-from services.policy.turn import Desk, Input, Turn, owner_of
-from shared.control_state import Reconciliation
+from services.policy.turn import Turn
+from shared.control_acts import Act, Reconciliation
 from shared.events.envelope import Envelope, Payload, new
 from shared.events.registry import EVENTS
 from shared.events.tasks import Task, TaskSubmitted, TaskType, task_id_of
@@ -165,22 +167,22 @@ def _lead(world: World, name: str, token: int, control: ControlView) -> Steps:
             pages["tasks"] = world.log.after("tasks", _number(positions["tasks"]), BATCH)
         inputs = [Input(stream, e.entry_id, EVENTS.decode(e.data)) for stream, page in pages.items() for e in page]  # type: ignore[arg-type]
         yield 0
-        reconciled = control.state.reconciled_since(positions["control"])
-        if not inputs and not reconciled and (control.state.position == seen or not desk.parked or stale):
+        acts = [] if stale else control.state.acts_since(positions["control"])
+        if not inputs and not acts and (control.state.position == seen or not desk.parked or stale):
             yield 50
             continue
-        _fetch(world, desk, inputs, reconciled)
+        _fetch(world, desk, inputs, acts)
         yield 0
         turn = Turn(desk, Circumstances(world.now_ms, CONFIG, control.state), max_parked=50)
         turn.outcomes(one for one in inputs if one.stream == "outcomes")
-        turn.reconcile(reconciled)
+        turn.act(acts)
         if not stale:
             if control.state.position != seen:
                 turn.reconsider(list(desk.parked))
                 seen = control.state.position
             turn.tasks(one for one in inputs if one.stream == "tasks")
         moved = {stream: page[-1].entry_id for stream, page in pages.items() if page}
-        moved |= {"control": reconciled[-1].position} if reconciled else {}
+        moved |= {"control": acts[-1].position} if acts else {}
         batch, _ = commands(PARTITION, turn.changes, moved, 1000)
         world.log.fenced(token, batch)
         # Only now: what a stale writer could not make sense of is none of its business any more.
@@ -210,9 +212,9 @@ def _number(entry_id: str) -> int:
     return int(entry_id.split("-")[0])
 
 
-def _fetch(world: World, desk: Desk, inputs: list[Input], reconciled: Sequence[Reconciliation] = ()) -> None:
+def _fetch(world: World, desk: Desk, inputs: list[Input], acts: Sequence[Act] = ()) -> None:
     desk.records = {}
-    for decision_id in (one.decision_id for one in reconciled):
+    for decision_id in (act.decision_id for act in acts if isinstance(act, Reconciliation)):
         stored = world.log.hashes.get(PARTITION.reservations, {}).get(str(decision_id))
         if stored is not None and decision_id not in desk.holds:
             desk.holds[decision_id] = store.decode_hold(stored)

@@ -17,6 +17,8 @@ from shared.control_state import ControlState, Shutoff, shutoff_end_ms
 from shared.events.control import (
     AttemptReconciled,
     ControlEvent,
+    DeadLetterDiscarded,
+    DeadLetterRetried,
     KeyCreated,
     KeyRevoked,
     KillSwitchEngaged,
@@ -123,7 +125,7 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
                 return []
             row = {"key_id": event.key_id, "revoked_stamp": order, "revoked_at": now, "revoked_by": actor}
             return [Patch(KEYS, row)]
-        case AttemptReconciled():
+        case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
             return []  # policy says what follows from it, and those events are projected
         case _:
             assert_never(event)
@@ -137,6 +139,8 @@ def subject_of(event: ControlEvent) -> tuple[UUID | None, UUID | None, str]:
         return None, None, storable.text(event.key_id)
     if isinstance(event, AttemptReconciled):
         return event.tenant_id, None, str(event.decision_id)
+    if isinstance(event, DeadLetterRetried | DeadLetterDiscarded):
+        return None, None, f"{event.origin} {event.entry_id}"
     return event.scope.tenant_id, event.scope.user_id, scope_key(event.scope)
 
 

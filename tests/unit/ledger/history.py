@@ -11,11 +11,10 @@ import orjson
 
 from services.ledger.intake import Record, read_event, read_order
 from services.ledger.projections.rows import Patch
-from services.ledger.sources import order_of
 from services.policy.decide import Owner
+from services.policy.inputs import Input
 from services.policy.state import Account
-from services.policy.turn import Input
-from shared.control_state import ControlState
+from shared.control_state import ControlState, order_of
 from shared.events.decisions import TaskAllowed, TaskBlocked
 from shared.events.envelope import NAMESPACE, Envelope, Payload, follow
 from shared.events.outcomes import AttemptStarted, TaskSucceeded, Usage

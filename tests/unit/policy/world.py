@@ -9,8 +9,10 @@ from uuid import UUID, uuid5
 import orjson
 
 from services.policy.decide import Owner
+from services.policy.desk import Desk
+from services.policy.inputs import Input
 from services.policy.state import Account, Circumstances, PolicyConfig
-from services.policy.turn import Desk, Input, Turn
+from services.policy.turn import Turn
 from shared.control_state import ControlState, evolve
 from shared.events.control import parse_control
 from shared.events.decisions import BreakerChanged, ReservationEnded, TaskAllowed, TaskBlocked
@@ -63,7 +65,11 @@ class World:
         about = {"tenant_id": str(tenant_id), "decision_id": str(allowed.reservation.reservation_id)}
         before = self.control.position
         self.order(type="attempt.reconciled", cost_cents=cents, reason="invoice", actor="ann", **about)
-        return self._turn(lambda turn: turn.reconcile(self.control.reconciled_since(before)))
+        return self._turn(lambda turn: turn.act(self.control.acts_since(before)))
+
+    def new_turn(self) -> Turn:
+        """A turn over the desk as it is; what it changes in memory stays."""
+        return Turn(self.desk, Circumstances(self.now_ms, self.config, self.control), self.max_parked)
 
     def task(self, owner: Owner = ALICE, request_id: str | None = None, **fields: Any) -> Envelope:
         """A submitted task, not yet delivered."""
@@ -182,7 +188,7 @@ class World:
         for owner in (ALICE, BOB):
             self.desk.accounts.setdefault((owner.tenant_id, owner.user_id), Account())
             self.desk.accounts.setdefault((owner.tenant_id, None), Account())
-        turn = Turn(self.desk, Circumstances(self.now_ms, self.config, self.control), self.max_parked)
+        turn = self.new_turn()
         work(turn)
         assert not [reason for _, reason in turn.changes.dead if reason.startswith("policy failed")], turn.changes.dead
         self.log += turn.changes.events
