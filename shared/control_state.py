@@ -152,7 +152,7 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             key = Key(event.key_id, event.tenant_id, event.user_id, event.role, until_ms, event.actor, now_ms)
             return replace(state, keys={**state.keys, event.secret_sha256: key})
         case KeyRevoked():
-            return replace(state, keys={k: v for k, v in state.keys.items() if v.key_id != event.key_id})
+            return replace(state, keys=_keys_after(state.keys, event))
         case AttemptReconciled():
             cost = from_cents(event.cost_cents)
             act: Act = Reconciliation(entry_id, event.tenant_id, event.decision_id, cost, event.actor)
@@ -180,6 +180,16 @@ def _limits_after(before: Limits, event: LimitsSet) -> Limits:
         monthly=before.monthly if event.monthly_cents is None else from_cents(event.monthly_cents),
         max_in_flight=before.max_in_flight if event.max_in_flight is None else event.max_in_flight,
     )
+
+
+def _keys_after(before: dict[str, Key], event: KeyRevoked) -> dict[str, Key]:
+    if event.until is None:
+        return {digest: key for digest, key in before.items() if key.key_id != event.key_id}
+    end_ms = to_ms(event.until)
+    return {
+        digest: replace(key, until_ms=min(end_ms, key.until_ms or end_ms)) if key.key_id == event.key_id else key
+        for digest, key in before.items()
+    }
 
 
 def _tenant(scope: Scope) -> UUID:

@@ -170,13 +170,14 @@ class KeyCreated(_ControlEvent):
 
 
 class KeyRevoked(_ControlEvent):
-    """The key with this id is refused from now on."""
+    """The key with this id is refused from now on, or from `until` on (when another takes its place)."""
 
     event_type: ClassVar[str] = "key.revoked"
     type: Literal["key.revoked"] = "key.revoked"
 
     reason: Reason = "key revoked"
     key_id: str
+    until: AwareDatetime | None = None
 
 
 class AttemptReconciled(_ControlEvent):

@@ -123,7 +123,12 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
         case KeyRevoked():
             if not any(key.key_id == event.key_id for key in before.keys.values()):
                 return []
-            row = {"key_id": event.key_id, "revoked_stamp": order, "revoked_at": now, "revoked_by": actor}
+            row = {
+                "key_id": event.key_id,
+                "revoked_stamp": order,
+                "revoked_at": event.until or now,
+                "revoked_by": actor,
+            }
             return [Patch(KEYS, row)]
         case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
             return []  # policy says what follows from it, and those events are projected
