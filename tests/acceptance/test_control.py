@@ -116,6 +116,21 @@ def test_a_kill_switch_by_command_line(user: User) -> None:
     assert user.run()["status"] == "success"
 
 
+def test_a_dry_run_says_what_it_would_stop_and_stops_nothing(user: User) -> None:
+    user.row(user.run(prompt={"simulated_cost_cents": 2, "model": "stub:dry"}))
+    waiting = {"task_type": "route", "user_id": user.id, "prompt": {"simulated_delay_ms": 3000}}
+    user.stack.post("/v1/tasks", waiting, key=user.key)
+    engage = ("kill-switch", "engage", "--dry-run", "--reason", "runaway", *user.options)
+
+    def both() -> bool:
+        said = json.loads(user.stack.cli(*engage, "--json").stdout)
+        return (said["under_way"], said["calls"], float(said["cost_cents"]), said["users"]) == (1, 1, 2, 1)
+
+    eventually(both, "what is under way and what went through", 20)
+    assert "would stop" in user.stack.cli(*engage, "--model", "stub:dry").stdout
+    assert user.run()["status"] == "success"
+
+
 def test_a_kill_switch_by_xadd_and_over_http(user: User) -> None:
     order = {"scope": {"tenant_id": user.tenant, "user_id": user.id}, "reason": "drill", "actor": "ann"}
 

@@ -1,0 +1,50 @@
+"""What a kill switch would stop: the tasks in its scope that are under way, and what usually goes through there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+
+from services.ledger.sessions import COMMAND_TIMEOUT_S, write_as_ledger
+from shared.events.control import Scope
+
+_IN_SCOPE = (
+    "($1::uuid IS NULL OR tenant_id = $1) AND ($2::uuid IS NULL OR user_id = $2) "
+    "AND ($3::text IS NULL OR provider = $3) AND ($4::text IS NULL OR model = $4) "
+    "AND ($5::text IS NULL OR task_type = $5)"
+)
+_REACH = f"""
+SELECT count(*) FILTER (WHERE status = 'pending') AS under_way,
+       count(*) FILTER (WHERE status <> 'pending' AND provider_attempted) AS calls,
+       coalesce(trim_scale(sum(cost_cents) FILTER (WHERE status <> 'pending')), 0) AS cost_cents,
+       count(DISTINCT tenant_id) AS tenants, count(DISTINCT (tenant_id, user_id)) AS users
+FROM llm_api_calls
+WHERE (status = 'pending' OR created_at > now() - interval '1 hour') AND {_IN_SCOPE}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """`under_way`: accepted and not ended. The rest is of the last hour: calls, their cost, and whose they were."""
+
+    under_way: int
+    calls: int
+    cost_cents: Decimal
+    tenants: int
+    users: int
+
+
+async def reach(database_url: str, scope: Scope) -> Reach:
+    """What is in the scope, as far as the ledger has read. As the owner role."""
+    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=COMMAND_TIMEOUT_S)
+    try:
+        async with connection.transaction(readonly=True):
+            await write_as_ledger(connection)
+            parts = (scope.tenant_id, scope.user_id, scope.provider, scope.model, scope.task_type)
+            row = await connection.fetchrow(_REACH, *parts)
+    finally:
+        await connection.close()
+    return Reach(**dict(row))
