@@ -1,4 +1,7 @@
-"""Reading decisions from one partition and performing them, as many at once as there is room for."""
+"""Reading decisions from one partition and performing them, as many at once as there is room for.
+
+read or claimed --queued for a place--> performed --> acknowledged with its end
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,11 @@ READY_S = 0.01
 DRAIN_S = 8.0
 SWEEP_S = 60.0
 GONE_MS = 600_000
-# Tasks that wait for an identical call hold no place; so many times the places may be held in all.
+# What waits for a place or for an identical call has none; of a partition so many times the places may be held.
 HELD_PER_PLACE = 8
+# With no place free this reads on, to find the work of other tenants behind that of a busy one, but in no hurry: who
+# has room takes it first.
+READ_AHEAD_S = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -60,6 +66,7 @@ class PartitionWorker:
         self._max_held = settings.executor_concurrency * HELD_PER_PLACE
         self._claim_idle_ms = settings.executor_claim_idle_ms
         self._held: dict[str, asyncio.Task[None]] = {}
+        self._queued: dict[str, asyncio.Task[None]] = {}  # those of them that have not had a place yet
         self._stopping = False
         self.problem: str | None = "has not read yet"
 
@@ -87,55 +94,49 @@ class PartitionWorker:
             janitor.cancel()
 
     async def _read(self) -> None:
-        """Take as many decisions as there is room for; when there are none, wait for one."""
-        if len(self._held) >= self._max_held:
+        """Take decisions: at once what there is room for, slowly more than that; where there are none, wait for one."""
+        most = min(self._batch, self._max_held - len(self._held))
+        if most <= 0:
             await asyncio.wait(self._held.values(), return_when=asyncio.FIRST_COMPLETED)
             return
-        places = self._room.take_now(self._batch)
-        if not places:
-            await self._room.wait()
-            return
-        entries: list[Entry] = []
-        try:
-            entries = await self._group.read(places, None)
-            places -= self._start(entries, redelivered=False)
-        finally:
-            self._room.give(places)
-        await self._set_aside(entries)
-        if not entries:  # holding a place while nothing comes would take it from the other partitions
-            await self._take_in(await self._group.read(1, BLOCK_MS), redelivered=False)
+        if self._room.is_open:
+            entries = await self._group.read(min(most, self._room.free), None)
+            await self._take_in(entries or await self._group.read(1, BLOCK_MS), redelivered=False)
+        else:
+            await self._room.opened(READ_AHEAD_S)
+            if not self._room.is_open:
+                await self._take_in(await self._group.read(most, None), redelivered=False)
 
     async def _pick_up_own(self) -> None:
         """Deliveries whose reply was lost on its way: nobody else knows of them."""
         after = "0"
         while entries := await self._group.own(after):
             after = entries[-1][0].decode()
-            for entry in entries:
-                await self._take_in([entry], redelivered=True)
+            await self._take_in(entries, redelivered=True)
 
-    async def _take_in(self, entries: list[Entry], *, redelivered: bool) -> None:
-        """Start entries for which no place was taken before."""
-        for entry in entries:
-            await self._room.take()
-            self._room.give(1 - self._start([entry], redelivered=redelivered))
-        await self._set_aside(entries)
-
-    def _start(self, entries: Sequence[Entry], *, redelivered: bool) -> int:
-        """Begin to perform what is work; how many places that takes. What it holds is kept young from now on."""
-        started = 0
+    async def _take_in(self, entries: Sequence[Entry], *, redelivered: bool) -> None:
+        """Begin to perform what is work, acknowledge the rest. What is held is kept young from now on."""
         for raw_id, fields in entries:
             entry_id = raw_id.decode()
             if entry_id in self._held or not _is_work(fields):
                 continue
             delivery = self._delivery(entry_id, fields, redelivered=redelivered)
             if isinstance(delivery, Delivery):
-                place = Place(self._room)
-                task = asyncio.create_task(self._performer.perform(delivery, place))
+                place = Place(self._room, delivery.tenant_id)
+                place.take_now()
+                task = asyncio.create_task(self._perform(delivery, place))
                 self._held[entry_id] = task
+                if not place.is_held:
+                    self._queued[entry_id] = task
                 IN_FLIGHT.inc()
                 task.add_done_callback(partial(self._ended, entry_id, place))
-                started += 1
-        return started
+        await self._set_aside(entries)
+
+    async def _perform(self, delivery: Delivery, place: Place) -> None:
+        if not place.is_held:
+            await place.take()
+            del self._queued[delivery.entry_id]
+        await self._performer.perform(delivery, place)
 
     def _delivery(self, entry_id: str, fields: dict[bytes, bytes], *, redelivered: bool) -> Delivery | str:
         """The delivery, or why it is none."""
@@ -162,6 +163,7 @@ class PartitionWorker:
 
     def _ended(self, entry_id: str, place: Place, task: asyncio.Task[None]) -> None:
         del self._held[entry_id]
+        self._queued.pop(entry_id, None)
         IN_FLIGHT.dec()
         place.leave()
         if not task.cancelled() and (error := task.exception()):
@@ -185,21 +187,17 @@ class PartitionWorker:
                 log.warning("could not look after deliveries", partition=self._partition.number, error=str(error))
 
     async def _take_over(self) -> None:
-        """Never waits for room: the heartbeat of what is held must go on."""
-        places = self._room.take_now(self._batch)
-        taken: list[Entry] = []
-        try:
-            if places:
-                taken = await self._group.claim(self._claim_idle_ms, places)
-                places -= self._start(taken, redelivered=True)
-        finally:
-            self._room.give(places)
-        if taken:
+        """No more than there is room for: what is left may be taken by an executor with more of it."""
+        if not self._room.is_open:
+            return
+        if taken := await self._group.claim(self._claim_idle_ms, min(self._batch, self._room.free)):
             TAKEN_OVER.inc(len(taken))
             log.warning("takes over deliveries", partition=self._partition.number, count=len(taken))
-            await self._set_aside(taken)
+            await self._take_in(taken, redelivered=True)
 
     async def _drain(self) -> None:
+        for task in self._queued.values():
+            task.cancel()  # not begun: another executor takes it over
         if self._held:
             _, left = await asyncio.wait(self._held.values(), timeout=DRAIN_S)
             for task in left:

@@ -94,11 +94,12 @@ async def test_a_paused_executor_is_refused_and_tells_what_its_call_cost(bench: 
 async def test_a_long_call_is_not_taken_away_from_who_makes_it(bench: Bench) -> None:
     """Several times longer than the silence after which work is taken over; and with no place free, too."""
     gate = Gate()
-    await bench.decide(*(bench.allowed() for _ in range(6)))
     async with (
-        bench.executor({"stub": gate}, executor_concurrency=3),
-        bench.executor({"stub": gate}, executor_concurrency=3),
+        bench.executor({"stub": gate}, executor_concurrency=3) as one,
+        bench.executor({"stub": gate}, executor_concurrency=3) as two,
     ):
+        await until(lambda: one.worker.problem is None and two.worker.problem is None)
+        await bench.decide(*(bench.allowed() for _ in range(6)))
         await until(lambda: len(gate.calls) == 6)
         await asyncio.sleep(bench.settings.executor_claim_idle_ms * 3 / 1000)  # the test is that nothing happens
         gate.open()
@@ -115,7 +116,7 @@ async def test_an_executor_full_of_long_calls_keeps_them_while_another_died(benc
         await dies.crash()
     async with bench.executor({"stub": gate}, executor_concurrency=2, executor_claim_idle_ms=200) as full:
         await bench.decide(*(bench.allowed() for _ in range(4)))
-        await until(lambda: len(full.worker._held) == 2)
+        await until(lambda: len(gate.calls) == 4 and len(full.worker._held) == 4)
         async with bench.executor({"stub": gate}, executor_concurrency=8, executor_claim_idle_ms=600):
             await asyncio.sleep(1.5)  # the test is that nothing is taken from it
             gate.open()
