@@ -73,6 +73,14 @@ def stack(new_folder: NewFolder) -> Iterator[Stack]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def impatient_stack(new_folder: NewFolder) -> Iterator[Stack]:
+    """A `skeldir up` that gives up soon: on a provider, on a dead executor, on an open breaker."""
+    soon = {"PROVIDER_TIMEOUT_MS": "1500", "EXECUTOR_CLAIM_IDLE_MS": "600", "BREAKER_OPEN_SECONDS": "0.5"}
+    with Stack(new_folder(), {f"SKELDIR_{name}": value for name, value in soon.items()}) as running:
+        yield running
+
+
 @pytest.fixture
 def new_stack(new_folder: NewFolder) -> Iterator[Callable[..., Stack]]:
     """A `skeldir up` of the test's own, with its own settings."""

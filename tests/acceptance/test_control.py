@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
@@ -84,8 +83,8 @@ def test_twelve_failing_calls_at_once_send_three(user: User) -> None:
     assert said(results) == {"provider_error:RuntimeError": 3, "breaker_open": 9}
 
 
-def test_after_the_open_time_exactly_one_probe_goes_through(new_stack: Callable[..., Stack]) -> None:
-    user = User(new_stack(SKELDIR_BREAKER_OPEN_SECONDS="0.5"))
+def test_after_the_open_time_exactly_one_probe_goes_through(impatient_stack: Stack) -> None:
+    user = User(impatient_stack)
     for _ in range(3):
         user.run(**ERROR)
 
@@ -147,12 +146,14 @@ def test_a_kill_switch_by_xadd_and_over_http(user: User) -> None:
         eventually(lambda: user.run()["status"] == "success", "the release", 2)
 
 
-def test_a_kill_switch_for_everything(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack()
+def test_a_kill_switch_for_everything(stack: Stack) -> None:
+    users = [User(stack) for _ in range(2)]
     stack.cli("kill-switch", "engage", "--reason", "all stop")
-    assert {User(stack).run()["blocked_reason"] for _ in range(2)} == {"provider_kill_switch"}
-    stack.cli("kill-switch", "release", "--reason", "go")
-    assert User(stack).run()["status"] == "success"
+    try:
+        assert {user.run()["blocked_reason"] for user in users} == {"provider_kill_switch"}
+    finally:
+        stack.cli("kill-switch", "release", "--reason", "go")
+    assert {user.run()["status"] for user in users} == {"success"}
 
 
 def test_a_task_may_ask_for_its_own_stop(user: User) -> None:
@@ -211,12 +212,12 @@ def test_costs_are_exact_to_a_thousandth_of_a_cent(user: User) -> None:
     assert eventually(lambda: user.rows(query), "the month")[0]["total"] == "0.003"
 
 
-def test_a_timeout_is_perhaps_spent_until_the_late_result(new_stack: Callable[..., Stack]) -> None:
-    user = User(new_stack(SKELDIR_PROVIDER_TIMEOUT_MS="300"))
-    slow = {"simulated_delay_ms": 1200, "simulated_cost_cents": 3}
+def test_a_timeout_is_perhaps_spent_until_the_late_result(impatient_stack: Stack) -> None:
+    user = User(impatient_stack)
+    slow = {"simulated_delay_ms": 2500, "simulated_cost_cents": 3}
     result = user.run(prompt=slow, max_cost_cents=5)
     row = user.row(result)
-    assert (row["status"], row["failure_reason"], row["latency_ms"] >= 300) == ("failed", "provider_timeout", True)
+    assert (row["status"], row["failure_reason"], row["latency_ms"] >= 1400) == ("failed", "provider_timeout", True)
     query = f"SELECT * FROM llm_budget_reservations WHERE api_call_id = '{result['task_id']}'"
     states: list[str] = []
 
@@ -231,8 +232,8 @@ def test_a_timeout_is_perhaps_spent_until_the_late_result(new_stack: Callable[..
     assert float(user.row(result)["cost_cents"]) == 3
 
 
-def test_an_uncertain_attempt_is_shown_and_reconciled(new_stack: Callable[..., Stack]) -> None:
-    user = User(new_stack(SKELDIR_PROVIDER_TIMEOUT_MS="200", SKELDIR_LATE_RESULT_SECONDS="0"))
+def test_an_uncertain_attempt_is_shown_and_reconciled(impatient_stack: Stack) -> None:
+    user = User(impatient_stack)
     lost = {"simulated_delay_ms": 60_000, "simulated_cost_cents": 3}
     result = user.run(prompt=lost, max_cost_cents=5)
     assert result["failure_reason"] == "provider_timeout"
@@ -240,8 +241,8 @@ def test_an_uncertain_attempt_is_shown_and_reconciled(new_stack: Callable[..., S
     (shown,) = eventually(lambda: user.rows(held) or None, "the dashboard")
     assert (shown["request_id"], shown["reserved_cents"]) == (result["request_id"], 5)
     cli = user.stack.cli
-    (listed,) = json.loads(cli("reconcile", "--json").stdout)
-    assert listed["task_id"] == result["task_id"]
+    listed = [one["task_id"] for one in json.loads(cli("reconcile", "--json").stdout)]
+    assert listed.count(result["task_id"]) == 1
     for wrong in ((result["task_id"],), ("unheard-of", "--cost-cents", "1", "--reason", "x")):
         refused = cli("reconcile", *wrong, check=False)
         assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
@@ -249,8 +250,8 @@ def test_an_uncertain_attempt_is_shown_and_reconciled(new_stack: Callable[..., S
     assert json.loads(said)["settled"] is True
     row = user.row(result)
     assert (float(row["budget_settled_cents"]), float(row["cost_cents"])) == (1.5, 1.5)
-    assert row["latency_ms"] >= 100 and row["status"] == "failed"
-    assert not user.rows(held) and "no attempt is uncertain" in cli("reconcile").stdout
+    assert row["latency_ms"] >= 1400 and row["status"] == "failed"
+    assert not user.rows(held) and result["task_id"] not in cli("reconcile", "--json").stdout
     cli("ledger", "verify")
     cli("ledger", "rebuild")
     assert float(user.row(result)["cost_cents"]) == 1.5
@@ -261,9 +262,9 @@ def test_a_provider_error_fails_with_its_type(user: User) -> None:
     assert (result["status"], result["failure_reason"]) == ("failed", "provider_error:ServiceUnavailable")
 
 
-def test_a_crash_in_mid_call_ends_and_tells_the_truth(new_stack: Callable[..., Stack]) -> None:
+def test_a_crash_in_mid_call_ends_and_tells_the_truth(impatient_stack: Stack) -> None:
     """In the replaced system: pending for ever, money held, `provider_attempted` false."""
-    user = User(new_stack(SKELDIR_EXECUTOR_CLAIM_IDLE_MS="600"))
+    user = User(impatient_stack)
     body = {
         "task_type": "route",
         "request_id": str(uuid4()),

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from uuid import uuid4
 
@@ -224,15 +223,6 @@ def test_a_service_killed_among_a_thousand_tasks_loses_none(stack: Stack, servic
     assert len(made) == len(set(made)), "no task was attempted twice"
     assert stack.ready["pids"][service] > 0
     stack.cli("ledger", "verify")
-
-
-def test_state_survives_a_restart(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack()
-    before = stack.run(request_id="once", prompt={"simulated_cost_cents": 1})
-    stack.stop()
-    stack.start()
-    assert stack.run(request_id="once", prompt={"simulated_cost_cents": 1}) == before
-    assert float(stack.call(before)["cost_cents"]) == 1
 
 
 def test_times_are_utc_whatever_the_session_says(stack: Stack) -> None:
