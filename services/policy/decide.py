@@ -19,6 +19,7 @@ from services.policy.rules import (
     monthly_cap,
 )
 from services.policy.state import Book, Breaker, Circumstances, Hold
+from services.policy.thresholds import crossed
 from shared.events.decisions import (
     BlockReason,
     BreakerChanged,
@@ -128,6 +129,7 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     ]
     events += _breaker_events(book.user.breaker, after, end)
     events += _shutoff_events(book, after, hold, now)
+    events += crossed(book, after, hold, now)
     still_held = replace(hold, state="held", task=_ref(end.task)) if how == "held" else None
     return Decided(tuple(events), after, still_held)
 

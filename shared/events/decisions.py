@@ -135,3 +135,17 @@ class ShutoffTripped(Payload):
     spent: Nanocents
     until_ms: int
     version: int
+
+
+class LimitNeared(Payload):
+    """What was spent has crossed 50, 80 or 95 percent of a limit. Once for each window and percentage."""
+
+    event_type: ClassVar[str] = "limit.neared"
+
+    scope: Literal["user", "tenant"]
+    window: Literal["hour", "month"]
+    window_start: str = Field(description="`2026-11-23T16` or `2026-11`, UTC.")
+    percent: int
+    spent: Nanocents
+    cap: Nanocents
+    version: int

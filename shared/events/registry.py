@@ -89,6 +89,7 @@ def _all_events() -> Registry:
         decisions.ReservationEnded,
         decisions.BreakerChanged,
         decisions.ShutoffTripped,
+        decisions.LimitNeared,
         outcomes.AttemptStarted,
         outcomes.TaskSucceeded,
         outcomes.TaskFailed,

@@ -29,6 +29,8 @@ STREAMS = {
         "reservation.ended",
         "breaker.changed",
         "shutoff.tripped",
+        "limit.neared",
+        "attempt.resolved",
     ),
     EXAMPLE.outcomes: (
         "attempt.started",

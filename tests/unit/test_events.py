@@ -89,6 +89,7 @@ def test_event_types_and_versions_are_what_they_were() -> None:
         "attempt.started": 1,
         "breaker.changed": 1,
         "decision.expired": 1,
+        "limit.neared": 1,
         "reservation.ended": 1,
         "shutoff.tripped": 1,
         "task.allowed": 1,
