@@ -111,8 +111,14 @@ class MockProvider:
         """Answer the next requests so, in this order."""
         self._script.extend(replies)
 
+    def answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> Reply:
+        """Enter one request into the account, and say how it is answered."""
+        reply = self._script.popleft() if self._script else self.default
+        self.calls.append(Received(path, headers, body, reply))
+        return reply
+
     async def _start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
@@ -141,8 +147,7 @@ class MockProvider:
         path = head[0].split(" ")[1]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        reply = self._script.popleft() if self._script else self.default
-        self.calls.append(Received(path, headers, json.loads(body) if body else {}, reply))
+        reply = self.answer(path, headers, json.loads(body) if body else {})
         await asyncio.sleep(reply.delay_s)
         if reply.drop == "unanswered":
             return False

@@ -111,7 +111,7 @@ class Attempts:
     ) -> tuple[Payload | Stop | Expired, float | None]:
         """What one call came to, and after how long another try makes sense (None: not)."""
         started = time.monotonic()
-        calling: _Calling = asyncio.create_task(self._call(delivery, stops_at - started))
+        calling: _Calling = asyncio.create_task(self._call(delivery, number, stops_at - started))
         try:
             await asyncio.wait({calling}, timeout=stops_at - started)
         except asyncio.CancelledError:
@@ -131,7 +131,7 @@ class Attempts:
             return ends.succeeded(delivery, number, reply, latency_ms), None
         return reply, None
 
-    async def _call(self, delivery: Delivery, timeout_s: float) -> Answer | Stop | Expired:
+    async def _call(self, delivery: Delivery, number: int, timeout_s: float) -> Answer | Stop | Expired:
         """The provider's answer, or why it was not asked. Whatever it raises is a failure."""
         task = delivery.allowed.task
         provider = self._providers.get(task.provider)
@@ -144,6 +144,7 @@ class Attempts:
             max_output_tokens=delivery.allowed.max_output_tokens,
             timeout_s=timeout_s + self._late_s,
             idempotency_key=str(task.task_id),
+            attempt_id=str(delivery.attempt_id(number)),
         )
         # The last moment: from here to the provider nothing else of this process runs.
         allowed = self.permission(delivery)

@@ -43,7 +43,7 @@ class OpenAIProvider:
                 model=call.model,
                 messages=messages,
                 timeout=call.timeout_s,
-                extra_headers={"Idempotency-Key": call.idempotency_key},
+                extra_headers=headers_of(call),
                 extra_body=parameters,
             ) as response:
                 body = await _bounded(response)
@@ -75,6 +75,11 @@ def messages_of(prompt: dict[str, Any]) -> Any:
         problem = "give messages (a list of objects), input or text (a string)"
         raise ProviderFailure("InvalidPrompt", problem, counts_for_breaker=False, asked=False)
     return [{"role": "user", "content": text}]
+
+
+def headers_of(call: Call) -> dict[str, str]:
+    """The task's id, by which a repeat is known, and the attempt's, by which the provider's support finds this call."""
+    return {"Idempotency-Key": call.idempotency_key, "X-Client-Request-Id": call.attempt_id}
 
 
 def parameters_of(call: Call) -> dict[str, Any]:

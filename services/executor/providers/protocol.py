@@ -19,6 +19,8 @@ class Call:
     timeout_s: float
     idempotency_key: str
     """The same for every attempt of one task, for providers that can tell a repeat by it."""
+    attempt_id: str = ""
+    """Of the recorded attempt, for providers whose own account can name it."""
 
 
 @dataclass(frozen=True, slots=True)
