@@ -9,8 +9,6 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,32 +17,17 @@ import psycopg
 import redis
 
 from shared.money import to_cents
-from tests.chaos import processes
+from tests.chaos.arena import Arena, standing, under_fire
 from tests.chaos.audit import Line, audit
 from tests.chaos.books import Books, account
 from tests.chaos.evidence import Evidence
-from tests.chaos.load import Client, Load, clients_of
+from tests.chaos.load import Load
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.processes import Companion, Processes
-from tests.chaos.proxy import Link
-from tests.chaos.schedule import PROXIED, Fault, schedule
+from tests.chaos.schedule import Fault, schedule
 from tests.chaos.stops import after_switches
-from tests.stack import Stack
 
-SETTINGS = {
-    "OPENAI_API_KEY": "sk-chaos-0000000000",
-    "NO_PROXY": "127.0.0.1",
-    "SKELDIR_PROVIDER_TIMEOUT_MS": "2000",
-    "SKELDIR_LATE_RESULT_SECONDS": "3",
-    "SKELDIR_BREAKER_OPEN_SECONDS": "0.5",
-    "SKELDIR_DECISION_TTL_MS": "10000",
-}
-# A reservation here is about 0.015 cents, a call some 0.004.
-TIGHT = (("--hourly-cents", "0.1"), ("--monthly-cents", "0.2"))
 QUIET_S = 90.0
 LOOK_S = 0.25
-CALLS_OVER_S = 6.0
-"""Time-out and late result: after this no call of before can change anything."""
 
 
 @dataclass
@@ -68,15 +51,17 @@ class Report:
         return json.dumps(found, indent=1)
 
 
-@dataclass
-class Arena:
-    """All that is running."""
+class Stopwatch:
+    """How many seconds each part took."""
 
-    seed: int
-    folder: Path
-    stack: Stack
-    clients: list[Client]
-    companions: dict[str, Companion]
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """The part that ends now was `name`."""
+        now = time.monotonic()
+        self.laps[name], self._since = round(now - self._since, 1), now
 
 
 def run(seed: int, seconds: float, every_s: float, folder: Path | None = None) -> Report:
@@ -89,72 +74,28 @@ def run(seed: int, seconds: float, every_s: float, folder: Path | None = None) -
         else:
             report.facts["files"] = str(made)
         return report
-    with _arena(seed, folder) as arena:
-        load, nemesis = asyncio.run(_under_fire(arena, schedule(seed, seconds, every_s)))
+    watch = Stopwatch()
+    with standing(seed, folder) as arena:
+        watch.lap("start")
+        load, nemesis = asyncio.run(under_fire(arena, schedule(seed, seconds, every_s)))
+        watch.lap("under fire")
         books = Books(arena.stack)
         try:
-            return _judge(arena, load, nemesis, books)
+            return _judge(arena, load, nemesis, books, watch)
         finally:
             books.close()
 
 
-@contextmanager
-def _arena(seed: int, folder: Path) -> Iterator[Arena]:
-    companions = {"provider": processes.provider(folder / "account.jsonl", seed, folder / "provider.log")}
-    port = companions["provider"].command[-1]
-    settings = {**SETTINGS, "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}
-    try:
-        with Stack(folder, settings) as stack:
-            clients = clients_of(seed, stack.key)
-            for client, limits in zip(clients, TIGHT, strict=False):
-                stack.cli("limits", "set", "--tenant", client.tenant, "--user", client.user, *limits)
-            yield Arena(seed, folder, stack, clients, companions)
-    finally:
-        for companion in companions.values():
-            companion.stop()
-
-
-async def _under_fire(arena: Arena, faults: list[Fault]) -> tuple[Load, Nemesis]:
-    """Load and nemesis at once, until the schedule is over. The second processes end with their links."""
-    stack = arena.stack
-    links = [Link(processes.log_port(stack)) for _ in PROXIED]
-    for service, link in zip(PROXIED, links, strict=True):
-        await link.start()
-        log = arena.folder / f"second-{service}.log"
-        arena.companions[f"second {service}"] = processes.second(service, stack, link.port, log)
-    ready = stack.ready
-    nemesis = Nemesis(
-        processes=Processes(stack, arena.companions),
-        links=links,
-        gateway_url=ready["gateway_url"],
-        operator_key=ready["operator_key"],
-        provider_url=stack.environment["OPENAI_BASE_URL"].removesuffix("/v1"),
-        tenants=sorted({client.tenant for client in arena.clients}),
-    )
-    load = Load(arena.seed, ready["gateway_url"], processes.role_url(stack, "producer"), arena.clients)
-    submitting = asyncio.create_task(load.run())
-    try:
-        await nemesis.run(faults)
-        load.stop()
-        await submitting
-        # Their calls and late results are seen through before their links go.
-        await asyncio.sleep(CALLS_OVER_S)
-    finally:
-        submitting.cancel()
-        for service in PROXIED:
-            arena.companions.pop(f"second {service}").stop()
-        for link in links:
-            await link.stop()
-    return load, nemesis
-
-
-def _judge(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Report:
+def _judge(arena: Arena, load: Load, nemesis: Nemesis, books: Books, watch: Stopwatch) -> Report:
     unrest = _until_quiet(books)
+    watch.lap("until quiet")
     asyncio.run(load.ask_all())
     evidence = _evidence(arena, load, nemesis, books)
     lines = [Line("quiet", "Everything came to rest by itself.", 1, [unrest] if unrest else []), *audit(evidence)]
+    watch.lap("audit")
     lines.append(_reconciled(arena, books, evidence))
-    return Report(arena.seed, lines, _facts(evidence), nemesis.done)
+    watch.lap("reconciliation")
+    return Report(arena.seed, lines, {**_facts(evidence), "seconds": watch.laps}, nemesis.done)
 
 
 def _evidence(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Evidence:
