@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     control_staleness_ms: int = Field(2000, ge=50, description="Without reading the control stream for so long: block.")
     batch_size: int = Field(500, ge=1, le=5000, description="Entries read and committed at once.")
     max_backlog: int = Field(
-        1_000_000, ge=1, description="Entries in a partition's log at which the gateway answers 503."
+        1_000_000, ge=1, description="Entries in a partition's tasks, or decisions, at which the gateway answers 503."
     )
     max_body_bytes: int = Field(262_144, ge=1024, description="Largest request body or inbox entry.")
     max_body_depth: int = Field(32, ge=2, description="Deepest nesting of a request body.")
@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     )
 
     durability: str = Field("everysec", pattern="^(everysec|fsync)$", description="`fsync`: survives loss of power.")
+    embedded_memory_mb: int = Field(
+        0, ge=0, description="Memory bound of the embedded log server, in MiB; 0: half of the machine's."
+    )
     trim_interval_ms: int = Field(1000, ge=50, description="How often what every reader has read is trimmed.")
     owner_pid: int | None = Field(None, description="Stop when this process is gone. Set by `skeldir up`.")
     log_level: str = Field("INFO", description="Level of the structured logs on standard error.")

@@ -135,7 +135,9 @@ class System:
 
     def _start_servers(self) -> None:
         if self.settings.redis_url is None:
-            self.valkey = EmbeddedValkey(self.data_dir, durability=self.settings.durability)
+            self.valkey = EmbeddedValkey(
+                self.data_dir, durability=self.settings.durability, memory_mb=self.settings.embedded_memory_mb
+            )
             self.valkey.start()
         if self.settings.database_url is None:
             self.postgres = EmbeddedPostgres(self.data_dir)

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Record an attempt before its call is made, if the task is still this executor's to attempt.
 -- KEYS: task record, outcomes, decisions.
 -- ARGV: decision id, executor, attempt number, group, entry id, event type, event, '1' if this was asked before

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- End a delivered decision: append its event, store the result, acknowledge, fill the cache. All of it, or nothing.
 -- KEYS: task record, outcomes, decisions, cache, flight (the last two may be the task record where there is no cache).
 -- ARGV: decision id, owner whose attempt ends ('' where none was begun), group, entry id, new state, result,

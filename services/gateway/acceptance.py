@@ -33,15 +33,18 @@ class Acceptor:
         self._partitions = settings.partitions
         self._max_backlog = settings.max_backlog
 
-    async def accept(self, event: Envelope) -> Acceptance:
-        """Claim and append, once. Raises RedisError when the log cannot be reached: then submit it again."""
+    async def accept(self, event: Envelope, max_backlog: int | None = None) -> Acceptance:
+        """Claim and append, once; `max_backlog` for a lower bound than the configured one.
+
+        Raises RedisError when the log cannot be reached: then submit it again.
+        """
         submitted = event.data
         assert isinstance(submitted, TaskSubmitted) and event.tenantid is not None
         task = submitted.task
         partition = partition_for(event.tenantid, self._partitions)
         reply: list[bytes] = await self._pipeline.run(
             self._accept,
-            [partition.task(task.task_id), partition.tasks],
+            [partition.task(task.task_id), partition.tasks, partition.decisions],
             [
                 task.fingerprint,
                 str(event.tenantid),
@@ -50,7 +53,7 @@ class Acceptor:
                 task.task_type.value,
                 event.correlationid or "",
                 int(event.time.timestamp() * 1000),
-                self._max_backlog,
+                min(self._max_backlog, max_backlog or self._max_backlog),
                 event.type,
                 event.to_json(),
             ],

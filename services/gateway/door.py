@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from services.gateway.acceptance import Acceptor
 from services.gateway.auth import Doorkeeper, user_for
+from services.gateway.capacity import Capacity
 from services.gateway.history import History
 from services.gateway.metrics import SUBMISSIONS
 from services.gateway.problems import Problem
@@ -44,6 +45,7 @@ class Door:
         self,
         keeper: Doorkeeper,
         acceptor: Acceptor,
+        capacity: Capacity,
         results: Results,
         history: History,
         clock: Clock,
@@ -53,8 +55,8 @@ class Door:
         self.results = results
         self.history = history
         self.settings = settings
-        self.memory_problem: str | None = None
         self._acceptor = acceptor
+        self._capacity = capacity
         self._clock = clock
 
     async def body(self, request: Request) -> bytes:
@@ -94,8 +96,8 @@ class Door:
         """The event that accepting this task appends."""
         if task.tenant_id not in (None, key.tenant_id):
             raise Problem(403, "wrong_tenant", "this key belongs to another tenant")
-        if self.memory_problem:
-            raise Problem(503, "log_full", self.memory_problem, retry_after_s=5)
+        if self._capacity.problem:
+            raise Problem(503, "log_full", self._capacity.problem, retry_after_s=5)
         request_id, trace = request.headers.get("idempotency-key"), request.headers.get("traceparent", "")
         try:
             if request_id is not None and name_of(request_id, "Idempotency-Key") != (task.request_id or request_id):

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from services.gateway.metrics import SET_ASIDE
 from shared.settings import Settings
@@ -131,11 +131,8 @@ class GroupReader:
         return entry_id.decode()
 
     def _is_refused_for_good(self, entry_id: bytes, error: Exception) -> bool:
-        """Whether the server answered, and said no to just this entry, again and again.
-
-        A server that takes no writes at all takes no dead letter either, so that alone loses nothing.
-        """
-        if not isinstance(error, ResponseError):
+        """Whether the server answered, and said no to just this entry, again and again; not to all writes of now."""
+        if not isinstance(error, ResponseError) or isinstance(error, OutOfMemoryError | ReadOnlyError):
             return False
         self._refusals[entry_id] = self._refusals.pop(entry_id, 0) + 1
         if len(self._refusals) > MAX_REMEMBERED:

@@ -6,6 +6,7 @@ import os
 from uuid import uuid5
 
 from services.gateway.acceptance import Acceptor
+from services.gateway.capacity import Capacity
 from services.gateway.group_reader import NotNow, Unacceptable, field
 from services.gateway.metrics import SUBMISSIONS
 from services.gateway.submission import Invalid, parse, submission
@@ -15,12 +16,17 @@ from shared.events.envelope import NAMESPACE, Envelope
 from shared.partitions import INBOX
 from shared.settings import Settings
 
+# With memory nearly full the inbox is still worked off, as far as the services keep up: its entries are what fills it,
+# perhaps, and one that is moved leaves it. So many entries may then be in a partition's log.
+MAX_BACKLOG_WITHOUT_MEMORY = 1000
+
 
 class Inbox:
     """Takes tasks from the inbox stream, as the HTTP door takes them from requests."""
 
-    def __init__(self, acceptor: Acceptor, clock: Clock, settings: Settings) -> None:
+    def __init__(self, acceptor: Acceptor, capacity: Capacity, clock: Clock, settings: Settings) -> None:
         self._acceptor = acceptor
+        self._capacity = capacity
         self._clock = clock
         self._settings = settings
 
@@ -30,7 +36,8 @@ class Inbox:
             event = self._submission(entry_id, fields)
         except Invalid as error:
             raise Unacceptable(str(error)) from error
-        status = (await self._acceptor.accept(event)).status
+        most = MAX_BACKLOG_WITHOUT_MEMORY if self._capacity.problem else None
+        status = (await self._acceptor.accept(event, most)).status
         SUBMISSIONS.labels("inbox", status).inc()
         if status == "full":
             raise NotNow  # the inbox itself is the queue: what is not taken stays in it

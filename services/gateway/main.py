@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from functools import partial
 
-import structlog
 from fastapi import FastAPI
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from services.gateway.acceptance import Acceptor
 from services.gateway.app import application
 from services.gateway.auth import Doorkeeper
+from services.gateway.capacity import Capacity
 from services.gateway.door import Door
 from services.gateway.group_reader import GroupReader
 from services.gateway.history import History
@@ -26,12 +24,6 @@ from shared.service import Worker, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
-
-MEMORY_LOOK_S = 1.0
-# Policy and ledger must still be able to write when the door has closed.
-MEMORY_BOUND = 0.85
-
-log = structlog.get_logger(__name__)
 
 
 async def serve(settings: Settings) -> None:
@@ -52,8 +44,11 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
     """The application, and what must run beside it. `name` is this gateway's alone, also after it has died."""
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
     acceptor, results = Acceptor(redis, settings), Results(redis, settings.partitions)
-    door = Door(Doorkeeper(control, clock, settings.rate_limit_per_second), acceptor, results, history, clock, settings)
-    inbox = GroupReader(redis, INBOX, "gateway", name, Inbox(acceptor, clock, settings).take, settings, removes=True)
+    capacity, keeper = Capacity(redis), Doorkeeper(control, clock, settings.rate_limit_per_second)
+    door = Door(keeper, acceptor, capacity, results, history, clock, settings)
+    inbox = GroupReader(
+        redis, INBOX, "gateway", name, Inbox(acceptor, capacity, clock, settings).take, settings, removes=True
+    )
     orders = GroupReader(redis, CONTROL, "control-check", name, check_order, settings, removes=False)
 
     def readiness() -> dict[str, str | None]:
@@ -61,29 +56,16 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
             "control": "the control stream cannot be read" if control.is_stale else None,
             "inbox": inbox.problem,
             "orders": orders.problem,
-            "memory": door.memory_problem,
+            "memory": capacity.problem,
             **{f"partition {number}": problem for number, problem in results.problems.items()},
         }
 
     workers: list[Worker] = [
         control.follow,
         partial(clock.follow, redis),
-        partial(_watch_memory, redis, door),
+        capacity.follow,
         inbox.run,
         orders.run,
         *results.readers(),
     ]
     return application(door, redis, readiness), workers
-
-
-async def _watch_memory(redis: Redis, door: Door) -> None:
-    """Close the door before the log server runs out of memory: it would then refuse decisions and ends too."""
-    while True:
-        try:
-            memory = await redis.info("memory")
-            bound, used = int(memory.get("maxmemory", 0)), int(memory.get("used_memory", 0))
-            full = bound > 0 and used > bound * MEMORY_BOUND
-            door.memory_problem = "the log server's memory is nearly full: the services are behind" if full else None
-        except RedisError as error:
-            log.debug("memory not known", error=str(error))
-        await asyncio.sleep(MEMORY_LOOK_S)

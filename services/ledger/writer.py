@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import asyncpg
 import structlog
@@ -24,7 +23,7 @@ from services.ledger.sessions import Pool
 from services.ledger.sources import Batch, Page, Source
 from shared.control_state import order_of
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
+from shared.streams.connection import BLOCK_MS, script
 from shared.streams.lease import Fenced, Lease
 from shared.streams.read import read_after
 
@@ -53,6 +52,7 @@ class Writer:
         self._redis = redis
         self._source = source
         self._settings = settings
+        self._checkpoint = script(redis, "services.ledger", "checkpoint")
         self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms)
         self._ledger_key = ledger_key
         self._positions: dict[str, str] = {}
@@ -159,8 +159,8 @@ class Writer:
     async def _publish(self, positions: Mapping[str, str]) -> None:
         """Tell the trimmer how far the books go. Behind the commit, so it never says too much."""
         if self._ledger_key is not None:
-            mapping: Any = {stream.rpartition(":")[2]: entry_id for stream, entry_id in positions.items()}
-            await self._redis.hset(self._ledger_key, mapping=mapping)
+            words = [word for stream, entry_id in positions.items() for word in (stream.rpartition(":")[2], entry_id)]
+            await self._checkpoint(keys=[self._ledger_key], args=words)
 
 
 def is_poison(error: Exception) -> bool:

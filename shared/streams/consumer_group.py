@@ -35,15 +35,12 @@ class ConsumerGroup:
         self._stream = stream
         self._group = group
         self._consumer = consumer
+        self._make = script(redis, "shared.streams", "group")
         self._leave = script(redis, "shared.streams", "leave")
 
     async def ensure(self) -> None:
         """Make the group, from the stream's start, where there is none."""
-        try:
-            await self._redis.xgroup_create(self._stream, self._group, id="0", mkstream=True)
-        except ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        await self._make(keys=[self._stream], args=[self._group])
 
     async def read(self, count: int, block_ms: int | None) -> list[Entry]:
         """Up to `count` entries that nobody was given yet; waits `block_ms` for the first (None: does not wait)."""

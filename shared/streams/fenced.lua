@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Run commands if the caller still holds the fencing token; else run none of them.
 -- KEYS: lease, then every key that the commands touch. ARGV: token, then for each command its word count and words.
 if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Take, renew or give back a lease. Returns the fencing token, or 0 where another owner holds it.
 -- KEYS: lease. ARGV: owner, time to live in ms (0 gives it back), `take` for a new token or `renew`.
 local time = redis.call('TIME')

@@ -1,4 +1,4 @@
-#!lua
+#!lua flags=allow-oom
 -- Remove consumers of a group that have nothing pending. Atomic: a consumer that is given an entry meanwhile keeps it.
 -- KEYS: stream. ARGV: group, consumer ('' for all), silence in ms after which a consumer counts as gone.
 -- Returns how many were removed.

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from shared.control_state import ControlState
 from shared.events.control import ControlEvent, InvalidControl, KillSwitchEngaged, parse_control
-from shared.partitions import CONTROL
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
+from shared.streams.orders import publish_order
 from skeldir.cli.context import (
     CommandError,
     Json,
@@ -169,8 +169,7 @@ def append(event: dict[str, Any]) -> str:
     data = orjson.dumps({**event, "actor": actor()})
 
     async def add(redis: Redis, _: Settings) -> str:
-        entry_id: bytes = await redis.xadd(CONTROL, {"data": data})
-        return entry_id.decode()
+        return await publish_order(redis, data)
 
     return with_redis(add)
 

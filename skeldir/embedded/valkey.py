@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import time
@@ -16,14 +17,20 @@ from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, st
 ACL_TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
 ROLES = ("admin", "gateway", "policy", "executor", "ledger", "producer", "operator")
 START_S = 10.0
+MIB = 1 << 20
+# What a container may use, where this runs in one (control groups, version 2).
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 class EmbeddedValkey:
     """A Valkey server on a loopback port, with its state in `data_dir`."""
 
-    def __init__(self, data_dir: Path, *, durability: str = "everysec", port: int | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, *, durability: str = "everysec", port: int | None = None, memory_mb: int = 0
+    ) -> None:
         self._dir = data_dir.resolve() / "valkey"
         self._fsync = "always" if durability == "fsync" else "everysec"
+        self._memory = memory_mb * MIB or machine_memory() // 2
         self.port = port or free_port()
         self._passwords: dict[str, str] = {}
         self._claim = Claim(self._dir)
@@ -88,8 +95,19 @@ class EmbeddedValkey:
             "save": '""',
             # Policy's state lies in keys: losing one to eviction would forget money.
             "maxmemory-policy": "noeviction",
+            # Without a bound the machine's own would end the server; with one the gateway closes its door before it.
+            "maxmemory": self._memory,
             "daemonize": "no",
             "tcp-backlog": 511,
             "stream-node-max-entries": 100,
         }
         return "".join(f"{name} {value}\n" for name, value in settings.items())
+
+
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, or this container may use."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int(CGROUP_LIMIT.read_text()))
+    except (OSError, ValueError):  # no container, or one without a limit: `max`
+        return machine

@@ -14,7 +14,7 @@ from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, parse_json
 from shared.control_state import Key
 from shared.events.control import CONTROL_EVENTS, ControlEvent, InvalidControl, Scope, parse_control
-from shared.partitions import CONTROL
+from shared.streams.orders import publish_order
 
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CONTROL_EVENTS.json_schema()}}}}
 
@@ -38,10 +38,10 @@ def router(door: Door, redis: Redis) -> APIRouter:
         except InvalidControl as error:
             raise Problem(422, "invalid_control", str(error)) from error
         try:
-            entry_id = await redis.xadd(CONTROL, {"data": orjson.dumps(raw)})
+            entry_id = await publish_order(redis, orjson.dumps(raw))
         except (RedisError, OSError) as error:
             raise Problem(503, "log_unreachable", "the log cannot be reached; try again", retry_after_s=1) from error
-        return JSONResponse({"status": "published", "entry_id": entry_id.decode(), "type": event.type}, 202)
+        return JSONResponse({"status": "published", "entry_id": entry_id, "type": event.type}, 202)
 
     return routes
 

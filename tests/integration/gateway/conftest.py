@@ -93,6 +93,13 @@ class Bench:
     @asynccontextmanager
     async def gateway(self, database_url: str | None = None, **changed: Any) -> AsyncIterator[Gateway]:
         """A gateway that runs for as long as the block, and is ready."""
+        async with self.gateway_unready(database_url, **changed) as gateway:
+            await gateway.ready()
+            yield gateway
+
+    @asynccontextmanager
+    async def gateway_unready(self, database_url: str | None = None, **changed: Any) -> AsyncIterator[Gateway]:
+        """A gateway that runs for as long as the block."""
         settings = self.settings.model_copy(update=changed)
         redis = connect(self.server.url("gateway"), client_name="gateway-test", max_connections=128)
         history = History(database_url)
@@ -109,7 +116,6 @@ class Bench:
         async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=30, limits=limits) as client:
             gateway = Gateway(url, client, redis, tasks)
             try:
-                await gateway.ready()
                 yield gateway
             finally:
                 server.should_exit = True

@@ -87,6 +87,15 @@ async def test_a_full_log_says_so_and_takes_no_more(bench: Bench) -> None:
         assert again.status_code == 202, "what was accepted is still known"
 
 
+async def test_decisions_that_nobody_works_off_close_the_door_too(bench: Bench) -> None:
+    """Policy takes the tasks; with no executor it is the decisions that pile up."""
+    for number in range(3):
+        await bench.admin.xadd(bench.partition().decisions, {"n": str(number)})
+    async with bench.gateway(max_backlog=3) as gateway:
+        refused = await gateway.post("/v1/tasks", TASK, await bench.key(gateway))
+    assert (refused.status_code, refused.json()["code"]) == (503, "log_full")
+
+
 async def test_a_dead_log_is_503_and_what_was_accepted_survives_its_kill(
     bench: Bench, gateway: Gateway, key: str
 ) -> None:
