@@ -41,13 +41,15 @@ async def serve(settings: Settings) -> None:
     ):
         writers = make_writers(writing, redis, owner, settings)
 
+        trimmer, reporter = Trimmer(redis, clock, settings), Reporter(writing, redis)
+
         def readiness() -> dict[str, str | None]:
             LEADS.set(sum(1 for writer in writers.values() if writer.token))
             checks = {name: writer.problem for name, writer in writers.items()}
-            return {"keys": "the control stream cannot be read" if control.is_stale else None, **checks}
+            keys = "the control stream cannot be read" if control.is_stale else None
+            return {"keys": keys, "database": reporter.problem, **checks}
 
         app = api.build(reading, Doorkeeper(control, clock), health_routes(readiness))
-        trimmer, reporter = Trimmer(redis, clock, settings), Reporter(writing, redis)
         workers: list[Worker] = [control.follow, partial(clock.follow, redis), trimmer.run, reporter.run]
         workers += [writer.run for writer in writers.values()]
         try:

@@ -20,6 +20,8 @@ from shared.streams.dead_letters import dead_letter
 
 WAIT_S = 5.0
 LOOK_S = 1.0
+# A database that says nothing for so long is not there.
+SILENCE_S = 3.0
 PAGE = 100
 RECENT = 1000
 
@@ -27,18 +29,27 @@ log = structlog.get_logger(__name__)
 
 
 class Reporter:
-    """Reports skipped entries that have waited for `wait_s`."""
+    """Reports skipped entries that have waited for `wait_s`. It asks the database all the time."""
 
     def __init__(self, pool: Pool, redis: Redis, wait_s: float = WAIT_S) -> None:
         self._pool = pool
         self._redis = redis
         self._wait_s = wait_s
+        self._answered_at = float("-inf")
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database cannot be used; None while it answers. A driver may wait for long before it complains."""
+        if asyncio.get_running_loop().time() - self._answered_at > SILENCE_S:
+            return "the database does not answer"
+        return None
 
     async def run(self) -> None:
         """Until cancelled; lost servers are waited for."""
         while True:
             try:
                 await self.report()
+                self._answered_at = asyncio.get_running_loop().time()
             except (TimeoutError, RedisError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 log.warning("cannot report skipped entries", problem=f"{type(error).__name__}: {error}")
             await asyncio.sleep(LOOK_S)
