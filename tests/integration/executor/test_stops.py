@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from uuid import uuid4
 
@@ -133,15 +134,73 @@ class Notes:
     """A provider that answers at once and notes when it was asked."""
 
     def __init__(self) -> None:
+        self.calls: list[Call] = []
         self.asked_at: list[float] = []
 
     async def call(self, call: Call) -> Answer:
+        self.calls.append(call)
         self.asked_at.append(time.monotonic())
         await asyncio.sleep(0.01)
         return Answer("", 1, 1, from_cents(1))
 
     async def close(self) -> None:
         pass
+
+
+WAITING, SCOPES, BETWEEN_S = 10_000, 20, 0.05
+# A process of its own, so that neither waits for the other's interpreter; the monotonic clock is one for the machine.
+OPERATOR = """
+import sys, time, redis
+log = redis.Redis.from_url(sys.argv[1])
+print(log.ping(), flush=True)
+for line in sys.stdin:
+    log.xadd(sys.argv[2], {"data": line})
+    print(time.monotonic(), flush=True)
+"""
+
+
+async def last_starts(bench: Bench, url: str, *, waiting: int, orders: int) -> list[float]:
+    """Milliseconds from the acknowledgement of each order to the start of the last call in its scope; below 0: before.
+
+    So many allowed tasks wait, of as many models as there are orders, one after another; each order stops one model.
+    """
+    notes = Notes()
+    models = [f"model-{uuid4().hex[:8]}" for _ in range(orders)]
+    for first in range(0, waiting, 1000):
+        await bench.decide(*(bench.allowed(model=models[at % orders]) for at in range(first, first + 1000)))
+
+    acknowledged_at: dict[str, float] = {}
+    operator = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", OPERATOR, url, CONTROL, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert operator.stdin is not None and operator.stdout is not None
+    await operator.stdout.readline()
+    async with bench.executor({"stub": notes}):
+        await until(lambda: len(notes.asked_at) > orders, "load")
+        for model in models:
+            data = {"type": "kill_switch.engaged", "scope": {"model": model}, "reason": "test", "actor": "test"}
+            operator.stdin.write(orjson.dumps(data) + b"\n")
+            acknowledged_at[model] = float(await operator.stdout.readline())
+            await asyncio.sleep(BETWEEN_S)  # the load between two orders
+        before = await bench.reader.xlen(bench.partition.outcomes)
+
+        async def went_on() -> bool:
+            return bool(await bench.reader.xlen(bench.partition.outcomes) > before + 500)
+
+        await until(went_on, "the executor goes through what it may not call")
+    operator.stdin.close()
+    await operator.wait()
+    blocked = {end.data.task.model for end in await bench.outcomes("task.blocked")}  # type: ignore[attr-defined]
+    assert blocked == set(models), "of each model some were still waiting"
+    last = {call.model: at for call, at in zip(notes.calls, notes.asked_at, strict=True)}
+    return [(last[model] - acknowledged_at[model]) * 1000 for model in models]
+
+
+async def test_ten_thousand_wait_and_none_is_called_later_than_the_bound(bench: Bench, valkey: EmbeddedValkey) -> None:
+    lags_ms = sorted(await last_starts(bench, valkey.url("operator"), waiting=WAITING, orders=SCOPES))
+    print(f"\nlast call start after the acknowledgement, ms: {[round(lag, 1) for lag in lags_ms]}")
+    assert lags_ms[SCOPES // 2] < 50
+    assert lags_ms[-1] < 250, "generous: the machine may stop this process for as long as that"
 
 
 ORDERS, TASKS = 20, 200
