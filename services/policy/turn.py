@@ -14,7 +14,7 @@ import structlog
 
 from services.policy.decide import Decided, Owner, Wait, block_task, decide_end, decide_task
 from services.policy.desk import Changes, Desk
-from services.policy.evolve import End
+from services.policy.evolve import End, settlement
 from services.policy.inputs import Input, Unreadable, owner_of
 from services.policy.rules.idempotency import Standing, TaskRecord, standing
 from services.policy.state import Circumstances, Hold
@@ -156,8 +156,10 @@ class Turn:
         """True when a reservation ended. A second end of the same one is a repeat, and changes nothing."""
         decision_id = end.decision_id
         hold = self._desk.holds.get(decision_id) if decision_id is not None else None
-        if hold is None or (isinstance(end, DecisionExpired) and hold.state == "held"):
+        if hold is None:
             return False
+        if hold.state == "held" and (isinstance(end, DecisionExpired) or settlement(end)[0] == "held"):
+            return False  # the end by which it came to be held, once more
         decided = decide_end(self._desk.book(owner), hold, end, self._now)
         self._apply(one.event, owner, decided)
         self._set_hold(hold.reservation_id, decided.hold)

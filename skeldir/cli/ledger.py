@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import asyncpg
 import typer
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
+from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
-from services.ledger.verify import CHECKS, verify
+from services.ledger.verify import CHECKS, VerifyReport, verify
 from shared.events.registry import UndecodableEvent
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json
+from skeldir.cli.context import CommandError, Json, database_url, err, load_settings, out, print_json
 
 T = TypeVar("T")
 
@@ -36,22 +40,64 @@ def rebuild_(as_json: Json = False) -> None:
 
 
 @app.command("verify")
-def verify_(as_json: Json = False) -> None:
+def verify_(
+    history: Annotated[bool, typer.Option("--history", help="Also check the history: every event, in order.")] = False,
+    partial: Annotated[bool, typer.Option(help="The books begin in the middle: their beginning was archived.")] = False,
+    stop_bound_ms: Annotated[int, typer.Option(min=0, help="How long after a kill switch a call may start.")] = 0,
+    pending_minutes: Annotated[float, typer.Option(min=0, help="A task pending for longer is a finding.")] = 60.0,
+    as_json: Json = False,
+) -> None:
     """Check that the books balance. Exit 1 where they do not."""
     report = _run(verify(_url()))
+    checked: HistoryReport | None = None
+    if history:
+        stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
+        bounds = Bounds(whole=not partial, stop_ms=stop_ms, pending_ms=int(pending_minutes * 60_000))
+        with _progress() as progress:
+            checked = _run(verify_history(_url(), bounds, progress))
     if as_json:
-        print_json(
-            {"sound": report.sound, "checks": report.checks, "findings": [asdict(one) for one in report.findings]}
-        )
+        print_json(_as_json(report, checked))
     else:
-        table = Table("check", "claim", "findings")
-        for check in CHECKS:
-            table.add_row(check.name, check.claim, str(report.checks[check.name]))
-        out.print(table)
-        for one in report.findings:
-            out.print(f"{one.check}: {one.subject}: {one.problem}", soft_wrap=True, markup=False)
-    if not report.sound:
+        _print(report, checked)
+    if not report.sound or (checked is not None and not checked.sound):
         raise typer.Exit(1)
+
+
+def _as_json(report: VerifyReport, history: HistoryReport | None) -> dict[str, Any]:
+    found = {"sound": report.sound, "checks": report.checks, "findings": [asdict(one) for one in report.findings]}
+    if history is None:
+        return found
+    return {**found, "sound": report.sound and history.sound, "history": asdict(history)}
+
+
+def _print(report: VerifyReport, history: HistoryReport | None) -> None:
+    table = Table("check", "claim", "findings")
+    for check in CHECKS:
+        table.add_row(check.name, check.claim, str(report.checks[check.name]))
+    for name, claim in names().items() if history is not None else ():
+        table.add_row(name, claim, str(history.checks[name]) if history is not None else "")
+    out.print(table)
+    for one in report.findings:
+        out.print(f"{one.check}: {one.subject}: {one.problem}", soft_wrap=True, markup=False)
+    if history is None:
+        return
+    for found in history.findings:
+        line = f"{found.check}: {found.subject}: expected {found.expected}; found {found.found}"
+        out.print(f"{line} ({', '.join(found.entries)})", soft_wrap=True, markup=False, highlight=False)
+    rate = history.events / history.seconds if history.seconds else 0.0
+    out.print(
+        f"{history.events:,} events of {history.partitions} partitions in {history.seconds:,.1f} s "
+        f"({rate:,.0f} a second), {history.live:,} tasks live, {history.unjudged:,} steps not judged",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A line on standard error, where that is a terminal."""
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
+        task = bar.add_task("events")
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _url() -> str:

@@ -22,6 +22,7 @@ class Entry:
 
     number: int
     data: bytes
+    at_ms: int
 
     @property
     def entry_id(self) -> str:
@@ -44,7 +45,7 @@ class Log:
     def append(self, stream: str, data: bytes) -> None:
         """XADD."""
         self.counter += 1
-        self.streams[stream].append(Entry(self.counter, data))
+        self.streams[stream].append(Entry(self.counter, data, self.now_ms))
 
     def after(self, stream: str, number: int, count: int) -> list[Entry]:
         """XREAD without blocking."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.policy import store
+from tests.simulation import books
 from tests.simulation.actors import Executor, LostReply, Steps, bookkeeper, client, operator, policy, repeater
 from tests.simulation.checker import Checker, Violated
 from tests.simulation.world import World
@@ -60,11 +61,18 @@ def run(seed: int, tasks: int = 7) -> World:
             checker.step()
             if not world.faults and step % 50 == 0 and _is_quiet(world, actors):
                 checker.quiet()
+                _check_history(world)
                 return world
         raise DidNotEnd(f"not quiet after {MAX_STEPS} steps")
     except (Violated, DidNotEnd, ValueError, KeyError, AssertionError) as error:
         error.add_note(f"seed {seed}\n" + "\n".join(world.story))
         raise
+
+
+def _check_history(world: World) -> None:
+    """The checker of production logs must find nothing, either: it knows less, and must not cry wolf."""
+    for found in books.findings(world):
+        raise Violated(f"invariant {found.check.split('_')[1]}: {found}")
 
 
 def _one_step(world: World, actors: list[Actor]) -> None:

@@ -20,11 +20,12 @@ from shared.events.envelope import NAMESPACE, Envelope, Payload, follow
 from shared.events.outcomes import AttemptStarted, TaskSucceeded, Usage
 from shared.events.tasks import TaskType, task_id_of
 from shared.partitions import Partition
-from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, World, ref
+from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, TENANT, World, ref
 
 HOUR_MS = 3_600_000
 OWNERS = (ALICE, BOB)
 TYPES = tuple(TaskType)
+TENANT_SCOPE = {"tenant_id": str(TENANT)}
 
 Op = tuple[str, int, int]
 """What happens, and two numbers that say to whom and how much."""
@@ -219,4 +220,17 @@ def _record(partition: Partition, stream: str, entry_id: str, event: Envelope) -
     return found
 
 
-__all__ = ["ALICE", "BOB", "CENT", "HOUR_MS", "NAMES", "OWNERS", "START_MS", "History", "Op", "patches", "play"]
+__all__ = [
+    "ALICE",
+    "BOB",
+    "CENT",
+    "HOUR_MS",
+    "NAMES",
+    "OWNERS",
+    "START_MS",
+    "TENANT_SCOPE",
+    "History",
+    "Op",
+    "patches",
+    "play",
+]

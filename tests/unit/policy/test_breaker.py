@@ -37,6 +37,16 @@ def test_every_failure_and_every_change_of_state_is_an_event() -> None:
     assert changes[-1].reason == "provider_error:ServerError"
 
 
+def test_a_failure_that_is_delivered_again_counts_once() -> None:
+    """Also where its reservation is still held, because nobody knows what it cost."""
+    world = World()
+    allowed = world.allow()
+    assert world.fail(allowed, "uncertain") != []
+    version = world.account().version
+    assert world.fail(allowed, "uncertain") == []
+    assert (world.account().breaker.failures, world.account().version) == (1, version)
+
+
 def test_the_callers_mistakes_do_not_open_it() -> None:
     world = World()
     for _ in range(10):

@@ -1,0 +1,155 @@
+"""The shell of the history checker: a cursor over the books, partition by partition, on one read-only snapshot.
+
+The server sorts (on its disk, where the books are large); here is one page, one window of `order.py`, and what is live.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+
+from services.ledger.history.checker import PENDING_MS, STOP_BOUND_MS, HistoryChecker
+from services.ledger.history.entry import Entry, Finding, Stream
+from services.ledger.history.order import View
+from services.ledger.history.orders import Orders
+from services.ledger.sessions import Connection, write_as_ledger
+from shared.control_state import order_of
+from shared.events.control import parse_control
+from shared.events.registry import EVENTS
+from shared.partitions import Partition
+
+PAGE = 2000
+TIMEOUT_S = 24 * 3600.0
+MAX_FINDINGS = 1000
+
+_EVENTS = """
+SELECT partition, stream, entry_id, body FROM events WHERE partition IS NOT NULL
+ORDER BY partition, split_part(entry_id, '-', 1)::bigint, split_part(entry_id, '-', 2)::bigint
+"""
+
+Progress = Callable[[int, int], None]
+"""Told how many events were checked, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is asked of a history. `whole`: it begins with the system. Bounds in milliseconds."""
+
+    whole: bool = True
+    stop_ms: int = STOP_BOUND_MS
+    pending_ms: int = PENDING_MS
+
+
+@dataclass(slots=True)
+class HistoryReport:
+    """What was checked and found. `findings` are the first `MAX_FINDINGS`; `checks` counts all of them.
+
+    `live`: tasks that had not come to their end. `unjudged`: how often something was unknown that may be from before
+    the beginning, or not in the books yet.
+    """
+
+    checks: dict[str, int]
+    findings: list[Finding] = field(default_factory=list)
+    events: int = 0
+    partitions: int = 0
+    live: int = 0
+    unjudged: int = 0
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        return not any(self.checks.values())
+
+    def add(self, findings: Iterable[Finding]) -> None:
+        """Count what was found."""
+        for one in findings:
+            self.checks[one.check] += 1
+            if len(self.findings) < MAX_FINDINGS:
+                self.findings.append(one)
+
+    def close(self, run: _Run, before_ms: int) -> None:
+        """A partition has come to its end."""
+        self.add(run.end(before_ms))
+        self.partitions += 1
+        self.live += len(run.checker.live.tasks)
+        self.unjudged += run.checker.live.unjudged
+
+
+async def verify_history(database_url: str, bounds: Bounds, progress: Progress | None = None) -> HistoryReport:
+    """Check the whole history. The URL is the ledger's, or the owner's. Raises UndecodableEvent, driver's errors."""
+    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await write_as_ledger(connection)
+            return await _check(connection, bounds, progress)
+    finally:
+        await connection.close()
+
+
+async def _check(connection: Connection, bounds: Bounds, progress: Progress | None) -> HistoryReport:
+    orders = await _orders(connection)
+    checkpoints = {row["stream"]: row["entry_id"] for row in await connection.fetch("SELECT * FROM checkpoints")}
+    total = await connection.fetchval("SELECT count(*) FROM events WHERE partition IS NOT NULL")
+    before_ms = max((order_of(one)[0] for one in checkpoints.values()), default=0) - bounds.pending_ms
+    report = HistoryReport(checks=dict.fromkeys(names(), 0))
+    began = time.perf_counter()
+    run: _Run | None = None
+    async for page in _pages(connection):
+        for row in page:
+            if run is None or run.partition != row["partition"]:
+                if run is not None:
+                    report.close(run, before_ms)
+                run = _Run(row["partition"], orders, bounds, checkpoints)
+            report.add(run.take(row))
+        report.events += len(page)
+        if progress is not None:
+            progress(report.events, total)
+    if run is not None:
+        report.close(run, before_ms)
+    report.seconds = time.perf_counter() - began
+    return report
+
+
+def names() -> dict[str, str]:
+    """The checks, and what each claims."""
+    return {check.name: check.claim for check in HistoryChecker(Orders()).checks}
+
+
+class _Run:
+    """One partition: rows in, through the window, under the checks."""
+
+    def __init__(self, partition: int, orders: Orders, bounds: Bounds, checkpoints: dict[str, str]) -> None:
+        self.partition = partition
+        known = Partition(partition)
+        streams: dict[Stream, str] = {
+            "tasks": known.tasks,
+            "decisions": known.decisions,
+            "outcomes": known.outcomes,
+        }
+        taken_in = {name: order_of(checkpoints[stream])[0] for name, stream in streams.items() if stream in checkpoints}
+        self._stages: dict[str, Stream] = {stream: name for name, stream in streams.items()}
+        self._view = View()
+        self.checker = HistoryChecker(orders, whole=bounds.whole, stop_bound_ms=bounds.stop_ms, taken_in=taken_in)
+
+    def take(self, row: Any) -> list[Finding]:
+        entry = Entry(self._stages[row["stream"]], order_of(row["entry_id"]), EVENTS.decode(row["body"]))
+        return [found for ready in self._view.pass_through(entry) for found in self.checker.take(ready)]
+
+    def end(self, before_ms: int) -> list[Finding]:
+        found = [one for entry in self._view.rest() for one in self.checker.take(entry)]
+        return [*found, *self.checker.finish(before_ms)]
+
+
+async def _pages(connection: Connection) -> AsyncIterator[list[Any]]:
+    cursor = await connection.cursor(_EVENTS)
+    while page := await cursor.fetch(PAGE):
+        yield page
+
+
+async def _orders(connection: Connection) -> Orders:
+    rows = await connection.fetch("SELECT entry_id, body FROM events WHERE partition IS NULL")
+    return Orders((row["entry_id"], parse_control(row["body"])) for row in rows)
