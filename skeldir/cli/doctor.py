@@ -12,9 +12,10 @@ import asyncpg
 import httpx
 import typer
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from rich.table import Table
 
+from services.gateway.capacity import is_full
 from services.ledger import migrate
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.settings import Settings
@@ -108,6 +109,7 @@ async def _log(redis: Redis, settings: Settings) -> list[Finding]:
             "" if skew_ms < SKEW_BOUND_MS else "services follow the server's clock; mend NTP all the same",
         ),
     ]
+    findings += [await _durability(redis, settings), _memory(info)]
     letters = await redis.xlen(DEAD_LETTERS)
     findings.append(
         Finding("dead letters", letters == 0, str(letters), "" if not letters else "look: skeldir dead-letters list")
@@ -115,6 +117,28 @@ async def _log(redis: Redis, settings: Settings) -> list[Finding]:
     for number in range(settings.partitions):
         findings += await _partition(redis, Partition(number))
     return findings
+
+
+async def _durability(redis: Redis, settings: Settings) -> Finding:
+    """Whether the server writes to the disk as often as is configured. Only some users may ask it."""
+    wanted = ("always",) if settings.durability == "fsync" else ("everysec", "always")
+    try:
+        given = str((await redis.config_get("appendfsync"))["appendfsync"])
+    except ResponseError:
+        known_enough = settings.durability != "fsync"
+        advice = "" if known_enough else "SKELDIR_DURABILITY is fsync: ask who runs the server for appendfsync always"
+        return Finding("durability", known_enough, "not known: this user may not ask", advice)
+    ok = given in wanted
+    advice = "" if ok else f"SKELDIR_DURABILITY is {settings.durability}: set appendfsync {wanted[0]}"
+    return Finding("durability", ok, f"appendfsync {given}", advice)
+
+
+def _memory(info: dict[str, Any]) -> Finding:
+    bound = int(info.get("maxmemory", 0))
+    full = is_full(info)
+    of = f"of {bound >> 20} MiB" if bound else "used; no maxmemory: the machine's memory is the bound"
+    advice = "the gateway takes no new work: look at the lag, or give the server more" if full else ""
+    return Finding("memory", not full, f"{int(info.get('used_memory', 0)) >> 20} MiB {of}", advice)
 
 
 async def _partition(redis: Redis, partition: Partition) -> list[Finding]:

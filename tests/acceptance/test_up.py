@@ -47,11 +47,18 @@ def test_doctor_says_what_is_wrong_and_what_to_do(new_stack: Callable[..., Stack
     stack = new_stack()
     found = json.loads(stack.cli("doctor", "--json").stdout)
     assert found["ok"], [check for check in found["checks"] if not check["ok"]]
-    stack.redis().config_set("maxmemory-policy", "allkeys-lru")
+    for name, value in (("maxmemory-policy", "allkeys-lru"), ("appendfsync", "no"), ("appendonly", "no")):
+        stack.redis().config_set(name, value)
     done = stack.cli("doctor", "--json", check=False)
     wrong = [check for check in json.loads(done.stdout)["checks"] if not check["ok"]]
     assert done.returncode == 1
-    assert [(check["check"], "noeviction" in check["advice"]) for check in wrong] == [("eviction", True)]
+    advice = {"eviction": "noeviction", "append-only file": "appendonly yes", "durability": "appendfsync everysec"}
+    assert {check["check"] for check in wrong} == set(advice)
+    assert all(advice[check["check"]] in check["advice"] for check in wrong)
+    stack.redis().config_set("appendfsync", "everysec")
+    stricter = Stack(stack.data, {"SKELDIR_DATA_DIR": str(stack.data), "SKELDIR_DURABILITY": "fsync"})
+    checks = json.loads(stricter.cli("doctor", "--json", check=False).stdout)["checks"]
+    assert "set appendfsync always" in next(check["advice"] for check in checks if check["check"] == "durability")
 
 
 def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callable[..., Stack]) -> None:

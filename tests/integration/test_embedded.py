@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
@@ -110,6 +111,20 @@ async def test_nobody_comes_in_without_a_password(valkey: EmbeddedValkey) -> Non
     with pytest.raises(Exception, match=r"(?i)auth"):
         await anonymous.ping()
     await anonymous.aclose()
+
+
+@pytest.mark.parametrize(("durability", "given"), [("everysec", "everysec"), ("fsync", "always")])
+def test_the_server_writes_to_the_disk_as_often_as_is_configured(
+    durability: str, given: str, new_folder: Callable[[], Path]
+) -> None:
+    server = EmbeddedValkey(new_folder(), durability=durability)
+    server.start()
+    try:
+        with BlockingRedis.from_url(server.url("admin"), decode_responses=True) as admin:
+            assert admin.config_get("append*")["appendfsync"] == given
+            assert admin.config_get("append*")["appendonly"] == "yes"
+    finally:
+        server.stop()
 
 
 async def test_policys_state_is_never_evicted(redis_as: Callable[[str], Redis]) -> None:
