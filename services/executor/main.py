@@ -45,7 +45,8 @@ async def serve(settings: Settings) -> None:
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
-    tasks: list[Worker] = [control.follow, partial(clock.follow, redis), *(worker.run for worker in workers)]
+    tasks: list[Worker] = [control.follow, partial(clock.follow, redis)]
+    tasks += [clock.first(worker.run) for worker in workers]
     try:
         await run("executor", app, settings.executor_host, settings.executor_port, tasks, settings)
     finally:

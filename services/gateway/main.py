@@ -61,10 +61,11 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
         }
 
     workers: list[Worker] = [
-        control.follow,
+        # Without orders no door opens and no key is known: so nothing is done by a clock that is not known yet.
+        clock.first(control.follow),
         partial(clock.follow, redis),
         capacity.follow,
-        inbox.run,
+        clock.first(inbox.run),
         orders.run,
         *results.readers(),
     ]

@@ -50,7 +50,8 @@ async def serve(settings: Settings) -> None:
             return {"keys": keys, "database": reporter.problem, **checks}
 
         app = api.build(reading, Doorkeeper(control, clock), health_routes(readiness))
-        workers: list[Worker] = [control.follow, partial(clock.follow, redis), trimmer.run, reporter.run]
+        workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
+        workers.append(clock.first(trimmer.run))
         workers += [writer.run for writer in writers.values()]
         try:
             await run("ledger", app, settings.ledger_host, settings.ledger_port, workers, settings)

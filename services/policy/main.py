@@ -39,7 +39,8 @@ async def serve(settings: Settings) -> None:
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
-    workers: list[Worker] = [control.follow, partial(clock.follow, redis), *(writer.run for writer in writers)]
+    workers: list[Worker] = [control.follow, partial(clock.follow, redis)]
+    workers += [clock.first(writer.run) for writer in writers]
     try:
         await run("policy", app, settings.policy_host, settings.policy_port, workers, settings)
     finally:

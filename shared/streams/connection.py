@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.maint_notifications import MaintNotificationsConfig
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -45,6 +46,9 @@ def connect(url: str, *, client_name: str, max_connections: int = 64) -> Redis:
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
+        # While it may get these (Redis Enterprise's), the library does not look whether an idle connection is still
+        # open: after a restart of the server each of them would fail once, however much later it is used.
+        maint_notifications_config=MaintNotificationsConfig(enabled=False),
     )
 
 

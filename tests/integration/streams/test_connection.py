@@ -40,3 +40,16 @@ async def test_cleaning_up_after_a_cancellation_may_still_use_the_client(redis_a
     task.cancel()
     await asyncio.wait({task}, timeout=5)
     assert task.cancelled() and cleaned == [True]
+
+
+async def test_connections_that_the_server_closed_are_not_used_again(redis_as: Callable[[str], Redis]) -> None:
+    """After a restart of the server: each idle one would fail once, minutes later perhaps, for a caller at the door."""
+    redis, admin = redis_as("executor"), redis_as("admin")
+    await asyncio.gather(*(redis.xread({"skeldir:control": "$"}, block=50) for _ in range(5)))
+    idle = list(redis.connection_pool._available_connections)
+    assert len(idle) == 5
+    await admin.client_kill_filter(user="executor", skipme=True)
+    async with asyncio.timeout(5):
+        while not all([await one.can_read() for one in idle]):
+            await asyncio.sleep(0.01)
+    assert await asyncio.gather(*(redis.ping() for _ in range(10))) == [True] * 10
