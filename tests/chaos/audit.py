@@ -91,7 +91,7 @@ def costs_agree(seen: Evidence) -> tuple[int, Iterator[str]]:
     def findings() -> Iterator[str]:
         for event, cost in stated:
             attempt = event.data["attempt_id"]
-            if attempt not in account and (cost or event.type != "task.failed"):
+            if attempt not in account and (cost or event.type == "task.succeeded"):
                 yield f"attempt {attempt}: {event.type}, and the provider was never called"
             elif account.get(attempt, 0) != cost:
                 yield f"attempt {attempt}: charged {account.get(attempt, 0)}, {event.type} says {cost}"
