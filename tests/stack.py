@@ -10,17 +10,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
+from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import httpx
 import psycopg
+import pytest
 import redis
 from psycopg.rows import dict_row
 
 from shared.streams.connection import connect
+from skeldir.cli import main
 from skeldir.keys import new_secret, publish_key
 
 T = TypeVar("T")
@@ -116,6 +121,21 @@ class Stack:
         done = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=60, check=False)
         assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+    def refused(self, *arguments: str) -> str:
+        """What a command that must not be taken says: one line, and code 2. In this process, which saves a second."""
+        said = StringIO()
+        with (
+            patch.dict(os.environ, self.environment, clear=True),
+            patch.object(sys, "argv", ["skeldir", *arguments]),
+            patch("skeldir.cli.configure_logs"),  # logs are the test run's own
+            redirect_stderr(said),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        assert ended.value.code == 2, (ended.value.code, said.getvalue())
+        assert len(said.getvalue().strip().splitlines()) == 1, said.getvalue()
+        return said.getvalue()
 
     def post(self, path: str, body: Any, *, key: str | None = None, **headers: str) -> httpx.Response:
         """POST to the gateway with the producer's key, or another."""
