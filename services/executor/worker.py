@@ -64,6 +64,8 @@ class PartitionWorker:
         self._room = room
         self._batch = max(1, min(settings.batch_size, settings.executor_concurrency // 2))
         self._max_held = settings.executor_concurrency * HELD_PER_PLACE
+        # Not less when little more can be held: most of what stands in the stream may be no work at all.
+        self._page = min(settings.batch_size, self._max_held)
         self._claim_idle_ms = settings.executor_claim_idle_ms
         self._held: dict[str, asyncio.Task[None]] = {}
         self._queued: dict[str, asyncio.Task[None]] = {}  # those of them that have not had a place yet
@@ -95,17 +97,16 @@ class PartitionWorker:
 
     async def _read(self) -> None:
         """Take decisions: at once what there is room for, slowly more than that; where there are none, wait for one."""
-        most = min(self._batch, self._max_held - len(self._held))
-        if most <= 0:
+        if len(self._held) >= self._max_held:
             await asyncio.wait(self._held.values(), return_when=asyncio.FIRST_COMPLETED)
             return
         if self._room.is_open:
-            entries = await self._group.read(min(most, self._room.free), None)
+            entries = await self._group.read(min(self._batch, self._room.free), None)
             await self._take_in(entries or await self._group.read(1, BLOCK_MS), redelivered=False)
         else:
             await self._room.opened(READ_AHEAD_S)
             if not self._room.is_open:
-                await self._take_in(await self._group.read(most, None), redelivered=False)
+                await self._take_in(await self._group.read(self._page, None), redelivered=False)
 
     async def _pick_up_own(self) -> None:
         """Deliveries whose reply was lost on its way: nobody else knows of them."""
