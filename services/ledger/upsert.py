@@ -23,22 +23,28 @@ async def write(connection: Connection, tables: Tables) -> None:
         rows = tables[name]
         if rows:
             patches = [rows[key] for key in sorted(rows, key=_sortable)]
-            await connection.execute(statement(name), *_columns(_BY_NAME[name], patches))
+            await connection.execute(statement(name), *parameters(_BY_NAME[name], patches))
 
 
 @cache
 def statement(name: str) -> str:
     """INSERT ... SELECT unnest(...) ON CONFLICT DO UPDATE for the table of that name."""
     table = _BY_NAME[name]
-    columns = table.columns
-    arrays = ", ".join(f"${at}::{_sql_type(kind)}[]" for at, kind in enumerate(columns.values(), start=1))
-    values = ", ".join(_value(table, column) for column in columns)
+    columns, values, arrays = row_as_stored(table)
     names = ", ".join(columns)
     changes = ", ".join(_changes(table))
     return (
-        f"INSERT INTO {name} AS old ({names}) SELECT {values} FROM unnest({arrays}) AS new ({names}) "
+        f"INSERT INTO {name} AS old ({names}) SELECT {', '.join(values)} "
+        f"FROM unnest({', '.join(arrays)}) AS new ({names}) "
         f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
     )
+
+
+def row_as_stored(table: Table) -> tuple[list[str], list[str], list[str]]:
+    """The columns; what is stored in each for a row `new`; and the arrays of `parameters` that such rows come from."""
+    columns = table.columns
+    arrays = [f"${at}::{_sql_type(kind)}[]" for at, kind in enumerate(columns.values(), start=1)]
+    return list(columns), [_value(table, column) for column in columns], arrays
 
 
 def _value(table: Table, column: str) -> str:
@@ -77,7 +83,8 @@ def _sql_type(kind: Kind) -> str:
     return "jsonb" if kind is Kind.BREAKDOWN else kind.value
 
 
-def _columns(table: Table, patches: list[Patch]) -> list[list[Any]]:
+def parameters(table: Table, patches: list[Patch]) -> list[list[Any]]:
+    """The rows as arrays, one a column, as the driver sends them."""
     found = []
     for column, kind in table.columns.items():
         values = [patch.row.get(column) for patch in patches]

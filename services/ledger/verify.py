@@ -9,6 +9,7 @@ from typing import Any
 
 import asyncpg
 
+from services.ledger import reservation_sums, same_rows
 from services.ledger.projections import balances
 from services.ledger.projections.rows import Kind, Patch, Table, Tables, fold
 from services.ledger.sessions import Connection, write_as_ledger
@@ -125,14 +126,6 @@ def _difference(table: Table, patch: Patch | None, stored: Any) -> str | None:
     return None
 
 
-def _by_month(column: str, states: str) -> str:
-    """Reservations in these states, summed by account and month."""
-    return (
-        f"(SELECT tenant_id, user_id, month, sum({column}) AS cents FROM llm_budget_reservations "
-        f"WHERE state IN ({states}) GROUP BY tenant_id, user_id, month) AS r"
-    )
-
-
 _ONE_END = """
 SELECT subject, count(*) || ' ends: ' || string_agg(type, ', ' ORDER BY seq) FROM events
 WHERE type IN ('task.succeeded', 'task.blocked', 'task.failed')
@@ -149,20 +142,6 @@ WHERE a.type = 'attempt.started' AND NOT EXISTS (
     AND d.type = 'task.allowed' AND d.subject = a.subject
     AND split_part(d.entry_id, '-', 1)::bigint <= split_part(a.entry_id, '-', 1)::bigint)
 """
-_RESERVED = f"""
-SELECT concat_ws(' ', b.tenant_id, b.user_id, b.month),
-  format('%s cents reserved, live and held reservations of %s', trim_scale(b.reserved_cents), coalesce(r.cents, 0))
-FROM llm_monthly_budget_state AS b
-LEFT JOIN {_by_month("reserved_cents", "'reserved', 'held'")} USING (tenant_id, user_id, month)
-WHERE b.reserved_cents <> coalesce(r.cents, 0)
-"""
-_SPENT = f"""
-SELECT concat_ws(' ', b.tenant_id, b.user_id, b.month),
-  format('%s cents spent, reservations settled at %s', trim_scale(b.spent_cents), coalesce(r.cents, 0))
-FROM llm_monthly_budget_state AS b
-LEFT JOIN {_by_month("settled_cents", "'settled'")} USING (tenant_id, user_id, month)
-WHERE b.spent_cents <> coalesce(r.cents, 0)
-"""
 _COST = """
 SELECT concat_ws(' ', tenant_id, user_id, month),
   format('cost of %s cents, %s spent', trim_scale(c.total_cost_cents), coalesce(b.spent_cents, 0))
@@ -175,7 +154,14 @@ CHECKS = (
     Check("allowed_before_attempt", "Each attempt has an allow from before it.", partial(_ask, _ALLOWED_BEFORE)),
     Check("caps_held", "No allow reserved more than a cap left.", _caps_held),
     Check("balances_are_the_fold", "The balances are the fold of the events.", _balances_are_the_fold),
-    Check("reserved_is_held", "Reserved is the sum of live and held reservations.", partial(_ask, _RESERVED)),
-    Check("spent_is_settled", "Spent is the sum of what was settled.", partial(_ask, _SPENT)),
+    Check(
+        "reserved_is_held",
+        "Reserved is the sum of live and held reservations.",
+        partial(_ask, reservation_sums.reserved()),
+    ),
+    Check("spent_is_settled", "Spent is the sum of what was settled.", partial(_ask, reservation_sums.spent())),
     Check("cost_is_spent", "The monthly cost is what was spent.", partial(_ask, _COST)),
 )
+
+SAME_ROWS = Check("tables_are_the_fold", "Every row of every table is what the events give.", same_rows.differences)
+"""Reads all events once more, by task: made with the history."""

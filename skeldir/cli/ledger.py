@@ -16,7 +16,7 @@ from rich.table import Table
 from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
 from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
-from services.ledger.verify import CHECKS, VerifyReport, verify
+from services.ledger.verify import CHECKS, SAME_ROWS, VerifyReport, verify
 from shared.events.registry import UndecodableEvent
 from skeldir.cli.context import CommandError, Json, database_url, err, load_settings, out, print_json
 
@@ -48,7 +48,8 @@ def verify_(
     as_json: Json = False,
 ) -> None:
     """Check that the books balance. Exit 1 where they do not."""
-    report = _run(verify(_url()))
+    checks = (*CHECKS, SAME_ROWS) if history else CHECKS
+    report = _run(verify(_url(), checks))
     checked: HistoryReport | None = None
     if history:
         stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
@@ -72,8 +73,9 @@ def _as_json(report: VerifyReport, history: HistoryReport | None) -> dict[str, A
 
 def _print(report: VerifyReport, history: HistoryReport | None) -> None:
     table = Table("check", "claim", "findings")
-    for check in CHECKS:
-        table.add_row(check.name, check.claim, str(report.checks[check.name]))
+    for check in (*CHECKS, SAME_ROWS):
+        if check.name in report.checks:
+            table.add_row(check.name, check.claim, str(report.checks[check.name]))
     for name, claim in names().items() if history is not None else ():
         table.add_row(name, claim, str(history.checks[name]) if history is not None else "")
     out.print(table)

@@ -17,11 +17,12 @@ from services.ledger.intake import Record, read_event
 from services.ledger.projections import TABLES
 from services.ledger.projections.rows import Kind, Tables, fold
 from services.ledger.rebuild import rebuild
-from services.ledger.verify import verify
+from services.ledger.same_rows import NO_ROW, differences
+from services.ledger.verify import CHECKS, verify
 from shared.money import to_cents
 from skeldir.embedded import EmbeddedPostgres
 from tests.integration.ledger.conftest import FULL, Bench, snapshot
-from tests.unit.ledger.history import NAMES, Op, patches
+from tests.unit.ledger.history import CENT, HOUR_MS, NAMES, Op, patches
 
 
 def any_ops(seed: int) -> list[Op]:
@@ -139,6 +140,85 @@ async def test_verify_finds_nothing_in_sound_books_and_each_thing_that_is_wrong(
         found = {one.check for one in report.findings if str(bench.tenant) in one.subject}
         assert found == {*checks, "balances_are_the_fold"}, (report.findings, subject)
         await as_ledger.execute(change, bench.tenant, Decimal("-0.5"))
+    assert (await verify(url)).sound
+
+
+CHANGES = {
+    "llm_api_calls": "output_text = 'other'",
+    "llm_monthly_costs": "model_breakdown = '{}'",
+    "llm_monthly_budget_state": "cap_cents = 1",
+    "llm_hourly_shutoff_state": "total_calls = 77",
+    "tenant_budget_state": "total_calls = 77",
+    "llm_breaker_state": "reason = 'other'",
+    "llm_budget_reservations": "settled_cents = 77",
+    "investigations": "query = 'other'",
+    "budget_optimization_jobs": "cost_cents = 77",
+    "kill_switches": "reason = 'other'",
+    "tenant_limits": "max_in_flight = 77",
+}
+
+
+async def test_verify_finds_one_changed_value_in_any_table(bench: Bench, as_superuser: Any) -> None:
+    history = bench.history(FULL)
+    await books.commit(as_superuser, {}, {}, history.records() + history.control_records())
+    async with as_superuser.transaction():
+        sound = set(await differences(as_superuser))
+    assert not [one for one in sound if str(bench.tenant) in one[0]]
+
+    async def found_after(change: str) -> dict[str, str]:
+        transaction = as_superuser.transaction()
+        await transaction.start()
+        try:
+            await as_superuser.execute(change, bench.tenant)
+            return dict(set(await differences(as_superuser)) - sound)
+        finally:
+            await transaction.rollback()
+
+    for table, change in CHANGES.items():
+        column = change.partition(" ")[0]
+        found = await found_after(f"UPDATE {table} SET {change} WHERE tenant_id = $1")
+        assert found and set(found.values()) == {column}, (table, found)
+        assert all(subject.startswith(f"{table} ") for subject in found)
+    found = await found_after("UPDATE investigations SET id = gen_random_uuid() WHERE tenant_id = $1")
+    assert NO_ROW in found.values()
+    assert "rows, of which" in found["investigations"]
+
+
+async def test_reserved_is_the_sum_of_reservations_of_user_and_tenant_by_hour_and_month(
+    bench: Bench, as_ledger: Any, postgres: EmbeddedPostgres
+) -> None:
+    """Across the turn of hours and of the month: live, held, settled late, and live again."""
+    history = bench.history([])
+    owner, scope = history.owners[0], {"tenant_id": str(bench.tenant)}
+    history.order(type="limits.set", scope=scope, hourly_cents=500, monthly_cents=500)
+    held, late = (history.allow(owner) for _ in range(2))
+    history.fail(held, "uncertain")
+    history.now_ms += HOUR_MS
+    history.succeed(late, CENT // 2)
+    history.allow(owner)
+    history.now_ms += 31 * 24 * HOUR_MS
+    history.succeed(history.allow(owner), CENT // 4)
+    history.allow(owner)
+    await books.commit(as_ledger, {}, {}, history.records())
+    url = postgres.url("skeldir_ledger")
+    assert (await verify(url)).findings == []
+    sums = [check for check in CHECKS if check.name in ("reserved_is_held", "spent_is_settled")]
+    windows = {
+        "llm_monthly_budget_state": ("spent_cents", "month", 2),
+        "llm_hourly_shutoff_state": ("total_cost_cents", "hour_start", 3),
+        "tenant_budget_state": ("spent_cents", "(budget_window, window_start)", 5),
+    }
+    for table, (spent, window, rows) in windows.items():
+        count = f"SELECT count(*) FROM {table} WHERE tenant_id = $1"
+        assert await as_ledger.fetchval(count, bench.tenant) == rows
+        starts = await as_ledger.fetch(f"SELECT {window}::text FROM {table} WHERE tenant_id = $1", bench.tenant)
+        for start, column in ((row[0], column) for row in starts for column in ("reserved_cents", spent)):
+            change = f"UPDATE {table} SET {column} = {column} + $3 WHERE tenant_id = $1 AND {window}::text = $2"
+            await as_ledger.execute(change, bench.tenant, start, Decimal("0.5"))
+            found = [one.check for one in (await verify(url, sums)).findings if str(bench.tenant) in one.subject]
+            wanted = "reserved_is_held" if column == "reserved_cents" else "spent_is_settled"
+            assert found == [wanted], (table, start, column)
+            await as_ledger.execute(change, bench.tenant, start, Decimal("-0.5"))
     assert (await verify(url)).sound
 
 
