@@ -240,5 +240,5 @@ CHECKS: dict[str, tuple[str, Check]] = {
     ),
     "dead letters": ("Only what was put in on purpose, and all of it.", letters_meant),
     "clocks agree": ("Wrong clocks of processes changed nothing.", clocks_agree),
-    "verified": ("The ledger's own checks find the books sound.", commands_agree),
+    "verified": ("The ledger's own checks find the books and the history sound.", commands_agree),
 }

@@ -99,7 +99,8 @@ def _judge(arena: Arena, load: Load, nemesis: Nemesis, books: Books, watch: Stop
 
 
 def _evidence(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Evidence:
-    verified = arena.stack.cli("ledger", "verify", check=False)
+    verified = arena.stack.cli("ledger", "verify", "--history", check=False)
+    (arena.folder / "verify.txt").write_text(verified.stdout + verified.stderr)
     return Evidence(
         events=books.events(),
         calls=account(arena.folder / "account.jsonl"),
@@ -111,7 +112,7 @@ def _evidence(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Evide
         troubles=nemesis.troubles,
         letters=books.letters(),
         poison=frozenset(load.poison),
-        commands={"skeldir ledger verify": verified.returncode},
+        commands={"skeldir ledger verify --history": verified.returncode},
     )
 
 
