@@ -22,6 +22,11 @@ def read_completion(body: bytes, provider: str, model: str) -> Answer:
         raise ProviderFailure("InvalidAnswer", f"not JSON: {error}", spend="uncertain") from error
     if not isinstance(raw, dict):
         raise ProviderFailure("InvalidAnswer", "not a JSON object", spend="uncertain")
+    return answer_of(raw, provider, model)
+
+
+def answer_of(raw: dict[str, Any], provider: str, model: str) -> Answer:
+    """The answer in a completion. Raises as `read_completion`."""
     inputs, outputs, cached = _usage(raw.get("usage"))
     known = inputs is not None and outputs is not None
     message = _message(raw)
@@ -41,6 +46,19 @@ def read_completion(body: bytes, provider: str, model: str) -> Answer:
             raise ProviderFailure("InvalidAnswer", problem, spend="uncertain")
         raise ProviderFailure("InvalidAnswer", problem, spend="certain", answer=answer)
     return answer
+
+
+def read_embeddings(body: bytes, provider: str, model: str) -> Answer:
+    """The answer in the response to a request for embeddings. Raises as `read_completion`."""
+    try:
+        raw: Any = json.loads(body.decode(errors="replace"))
+    except (ValueError, RecursionError) as error:
+        raise ProviderFailure("InvalidAnswer", f"not JSON: {error}", spend="uncertain") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("data"), list) or not raw["data"]:
+        raise ProviderFailure("InvalidAnswer", "no embeddings", spend="uncertain")
+    inputs, _, _ = _usage(raw.get("usage"))
+    cost = None if inputs is None else pricing.cost(provider, model, inputs, 0)
+    return Answer("", inputs or 0, 0, cost, metadata={"completion": raw})
 
 
 def _message(raw: dict[str, Any]) -> dict[str, Any]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx2  # the SDK's own transport: what it raises stands behind the SDK's errors, and now and then in their place
 import openai
+import orjson
 from openai import AsyncOpenAI
 
-from services.executor.providers.completion import read_completion
-from services.executor.providers.protocol import Answer, Call, ProviderFailure, Spend
+from services.executor.providers.chunks import Assembly, in_one_piece
+from services.executor.providers.completion import answer_of, read_completion, read_embeddings
+from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure, Spend
 
 # Ours, or the stub's: never sent to a provider.
 _NOT_SENT = frozenset(
@@ -21,6 +24,7 @@ _NOT_SENT = frozenset(
         "cache_enabled", "cache_watermark", "kill_switch", "retry_safe", "raise_error",
     }
 )  # fmt: skip
+_OUTPUT_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
 _REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
 _BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 # Answered by something between us and the provider, which may have done the work and charged for it.
@@ -28,6 +32,8 @@ _PERHAPS_SPENT = frozenset({408, 502, 504, 520, 522, 524})
 _PROVIDERS_FAULT_BELOW_500 = frozenset({408})
 _SECRET = re.compile(r"\b(?:(?:sk|pk|key)[-_]|Bearer )[\w*.-]{6,}")
 MAX_ANSWER_BYTES = 4 * 2**20
+# A chunk of three letters has some 200 bytes around them.
+MAX_STREAM_BYTES = 16 * MAX_ANSWER_BYTES
 
 
 class OpenAIProvider:
@@ -51,18 +57,94 @@ class OpenAIProvider:
             raise failure_of(error, self._client.api_key) from error
         return read_completion(body, call.provider, call.model)
 
+    async def stream(self, call: Call, hear: Hear) -> Answer:
+        messages, parameters = messages_of(call.prompt), parameters_of(call)
+        asked = call.prompt.get("stream_options")
+        options = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
+        try:
+            async with self._client.chat.completions.with_streaming_response.create(
+                model=call.model,
+                messages=messages,
+                timeout=call.timeout_s,
+                extra_headers=headers_of(call),
+                extra_body={**parameters, "stream": True, "stream_options": options},
+            ) as response:
+                if "json" in response.headers.get("content-type", ""):  # a server that cannot stream
+                    return in_one_piece(read_completion(await _bounded(response), call.provider, call.model), hear)
+                completion = await _heard(response, hear)
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            raise failure_of(error, self._client.api_key) from error
+        return answer_of(completion, call.provider, call.model)
+
+    async def embed(self, call: Call) -> Answer:
+        body = {name: value for name, value in parameters_of(call).items() if name not in _OUTPUT_BOUNDS}
+        try:
+            async with self._client.embeddings.with_streaming_response.create(
+                model=call.model,
+                input=call.prompt.get("input", ""),
+                timeout=call.timeout_s,
+                extra_headers=headers_of(call),
+                # The SDK would ask for base64 by itself, and decode it; here the answer goes on as it comes.
+                encoding_format=body.pop("encoding_format", "float"),
+                extra_body=body,
+            ) as response:
+                raw = await _bounded(response)
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            raise failure_of(error, self._client.api_key) from error
+        return read_embeddings(raw, call.provider, call.model)
+
     async def close(self) -> None:
         await self._client.close()
 
 
 async def _bounded(response: Any) -> bytes:
     body = bytearray()
-    async for chunk in response.iter_bytes():
-        body += chunk
+    async for part in response.iter_bytes():
+        body += part
         if len(body) > MAX_ANSWER_BYTES:
             problem = f"the answer has more than {MAX_ANSWER_BYTES} bytes"
             raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
     return bytes(body)
+
+
+async def _heard(response: Any, hear: Hear) -> dict[str, Any]:
+    """The completion that the stream adds up to; each chunk is heard as it comes."""
+    assembly = Assembly()
+    async for data in _server_sent(response):
+        if data == b"[DONE]":
+            break
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise ProviderFailure("InvalidAnswer", f"a chunk is not JSON: {error}", spend="uncertain") from error
+        if not isinstance(body, dict) or body.get("error"):
+            problem = orjson.dumps(body).decode(errors="replace")
+            raise ProviderFailure("StreamError", _SECRET.sub("[redacted]", problem), spend="uncertain")
+        assembly.add(body)
+        hear(Chunk(body, data))
+    if not assembly.is_finished:
+        raise ProviderFailure("InvalidAnswer", "the stream ended before the answer did", spend="uncertain")
+    return assembly.completion()
+
+
+async def _server_sent(response: Any) -> AsyncIterator[bytes]:
+    """The data of each server-sent event, on one line. Other fields have no meaning in OpenAI's streams."""
+    size, rest, data = 0, b"", []
+    async for part in response.iter_bytes():
+        size += len(part)
+        if size > MAX_STREAM_BYTES or len(rest) > MAX_ANSWER_BYTES:
+            problem = f"the stream has more than {MAX_STREAM_BYTES} bytes, or one line more than {MAX_ANSWER_BYTES}"
+            raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            line = line.rstrip(b"\r")
+            if line.startswith(b"data:"):
+                data.append(line[5:].strip())
+            elif not line and data:
+                yield b" ".join(data)
+                data = []
+    if data:
+        yield b" ".join(data)
 
 
 def messages_of(prompt: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -34,6 +35,20 @@ class Answer:
     """Nanocents; None where no price is known."""
     reasoning_trace: Any = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    """`completion`: the whole answer in OpenAI's shape (`chat.completion`, or a list of embeddings), tool calls and
+    finish reason included; the OpenAI-compatible door gives it back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of an answer: OpenAI's `chat.completion.chunk`."""
+
+    body: dict[str, Any]
+    raw: bytes
+    """The same as JSON on one line: as it came, where the provider speaks this format."""
+
+
+Hear = Callable[[Chunk], None]
 
 
 class ProviderFailure(Exception):
@@ -69,6 +84,15 @@ class Provider(Protocol):
 
     async def call(self, call: Call) -> Answer:
         """One call. Bounded from outside; `call.timeout_s` is when nobody listens any more."""
+
+    async def stream(self, call: Call, hear: Hear) -> Answer:
+        """The same, with each piece given to `hear` as it comes. A failure after the first piece spent something.
+
+        Cancelled, it lets the connection go at once, so that the provider stops.
+        """
+
+    async def embed(self, call: Call) -> Answer:
+        """Embeddings of the prompt's `input`; `output_text` is empty."""
 
     async def close(self) -> None:
         """Let connections go."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.executor.providers.protocol import Answer, Call, ProviderFailure
+from services.executor.providers.protocol import Answer, Call, Hear, ProviderFailure
 
 
 class Unconfigured:
@@ -14,6 +14,12 @@ class Unconfigured:
     async def call(self, call: Call) -> Answer:
         problem = f"{self._variable} is not set for the executor"
         raise ProviderFailure("MissingCredentials", problem, counts_for_breaker=False, asked=False)
+
+    async def stream(self, call: Call, hear: Hear) -> Answer:
+        return await self.call(call)
+
+    async def embed(self, call: Call) -> Answer:
+        return await self.call(call)
 
     async def close(self) -> None:
         """Nothing to let go."""

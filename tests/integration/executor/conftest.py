@@ -17,7 +17,7 @@ from services.executor import providers
 from services.executor.attempts import Attempts
 from services.executor.journal import GROUP, Journal
 from services.executor.performance import Performer
-from services.executor.providers import Answer, Call, Provider
+from services.executor.providers import Answer, Call, Hear, Provider
 from services.executor.room import Room
 from services.executor.worker import PartitionWorker
 from shared.clock import ServerClock
@@ -46,7 +46,20 @@ async def until(holds: Callable[[], bool | Awaitable[bool]], what: str = "it") -
         await asyncio.sleep(0.004)
 
 
-class Gate:
+class OnlyCalls:
+    """A test's provider to which every question is a call."""
+
+    async def call(self, call: Call) -> Answer:
+        raise NotImplementedError
+
+    async def stream(self, call: Call, hear: Hear) -> Answer:
+        return await self.call(call)
+
+    async def embed(self, call: Call) -> Answer:
+        return await self.call(call)
+
+
+class Gate(OnlyCalls):
     """A provider whose calls the test lets through, and whose account it reads."""
 
     def __init__(self, *, is_open: bool = False) -> None:

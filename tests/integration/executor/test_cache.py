@@ -11,7 +11,7 @@ from services.executor.providers import Answer, Call, ProviderFailure
 from shared.events.decisions import BlockReason, TaskBlocked
 from shared.events.outcomes import TaskFailed, TaskSucceeded
 from shared.money import from_cents
-from tests.integration.executor.conftest import Bench, Gate, until
+from tests.integration.executor.conftest import Bench, Gate, OnlyCalls, until
 
 PROMPT = {"input": "what is it?"}
 
@@ -132,7 +132,7 @@ async def test_those_that_wait_for_an_identical_call_take_no_place(bench: Bench)
         await until(lambda: executor.room.free == 2)
 
 
-class FailsOnce:
+class FailsOnce(OnlyCalls):
     """The first call fails, the next ones do not."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from services.executor.providers import Answer, Call
 from shared.events.outcomes import AttemptResolved, AttemptStarted, TaskFailed, TaskSucceeded
 from shared.events.tasks import TaskType
 from shared.money import from_cents
-from tests.integration.executor.conftest import Bench, Gate, until
+from tests.integration.executor.conftest import Bench, Gate, OnlyCalls, until
 
 
 @pytest.mark.parametrize("task_type", list(TaskType))
@@ -134,7 +134,7 @@ async def test_how_many_late_calls_are_listened_to_is_bounded(bench: Bench) -> N
         assert len(executor.attempts._late) == 3
 
 
-class Raises:
+class Raises(OnlyCalls):
     """A provider with a fault of its own."""
 
     async def call(self, call: Call) -> Answer:
@@ -151,7 +151,7 @@ async def test_an_unforeseen_failure_of_a_provider_may_have_cost_something(bench
     assert (end.reason, end.spend, end.counts_for_breaker) == ("provider_error:KeyError", "uncertain", True)
 
 
-class Says:
+class Says(OnlyCalls):
     """A provider that answers with anything at all."""
 
     def __init__(self, answer: Answer) -> None:

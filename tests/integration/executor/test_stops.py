@@ -17,7 +17,7 @@ from shared.events.outcomes import DecisionExpired, TaskSucceeded
 from shared.money import from_cents
 from shared.partitions import CONTROL
 from skeldir.embedded import EmbeddedValkey
-from tests.integration.executor.conftest import Bench, Gate, until
+from tests.integration.executor.conftest import Bench, Gate, OnlyCalls, until
 
 
 async def test_a_kill_switch_stops_what_was_allowed_before_it(bench: Bench) -> None:
@@ -130,7 +130,7 @@ async def test_an_executor_that_just_started_does_not_block_what_waits(bench: Be
         assert {end.type for end in await bench.ends(5)} == {"task.succeeded"}
 
 
-class Notes:
+class Notes(OnlyCalls):
     """A provider that answers at once and notes when it was asked."""
 
     def __init__(self) -> None:

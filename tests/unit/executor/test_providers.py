@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.executor import ends, storable
+from services.executor.providers.chunks import Assembly
 from services.executor.providers.completion import read_completion
 from services.executor.providers.openai import messages_of, retry_after
-from services.executor.providers.protocol import Answer, Call, ProviderFailure
+from services.executor.providers.protocol import Answer, Call, Chunk, ProviderFailure
 from services.executor.providers.stub import StubProvider
 from shared.events.envelope import Payload
 from shared.money import from_cents
@@ -123,3 +124,54 @@ async def test_the_stub_says_and_costs_what_it_is_told() -> None:
 @pytest.mark.parametrize("nothing", [False, None, "", 0])
 async def test_the_stub_does_not_fail_where_it_is_not_asked_to(nothing: object) -> None:
     assert isinstance(await StubProvider().call(call(raise_error=nothing)), Answer)
+
+
+def chunks_of(*bodies: dict[str, Any]) -> dict[str, Any]:
+    assembly = Assembly()
+    for body in bodies:
+        assembly.add(body)
+    return assembly.completion()
+
+
+def delta(index: int = 0, finish: str | None = None, **fields: Any) -> dict[str, Any]:
+    return {"id": "c", "choices": [{"index": index, "delta": fields, "finish_reason": finish}]}
+
+
+def test_chunks_add_up_to_the_completion_that_one_piece_would_have_been() -> None:
+    begun = {"index": 0, "id": "t1", "type": "function", "function": {"name": "look", "arguments": ""}}
+    other = {"index": 1, "id": "t2", "type": "function", "function": {"name": "see", "arguments": "{}"}}
+    whole = chunks_of(
+        delta(role="assistant", content=None, tool_calls=[begun]),
+        delta(tool_calls=[{"index": 0, "function": {"arguments": '{"a"'}}]),
+        delta(tool_calls=[other, {"index": 0, "function": {"arguments": ":1}"}}]),
+        delta(1, content="hel"),
+        delta(1, "stop", content="lo", role="assistant"),
+        delta(0, "tool_calls"),
+        {"id": "c", "choices": [], "usage": {"prompt_tokens": 3}, "system_fingerprint": "fp", "new": {"x": 1}},
+    )
+    calls = [
+        {"id": "t1", "type": "function", "function": {"name": "look", "arguments": '{"a":1}'}},
+        {"id": "t2", "type": "function", "function": {"name": "see", "arguments": "{}"}},
+    ]
+    first, second = whole["choices"]
+    assert first["message"] == {"role": "assistant", "content": None, "tool_calls": calls}
+    assert (first["finish_reason"], second["finish_reason"]) == ("tool_calls", "stop")
+    assert second["message"] == {"role": "assistant", "content": "hello"}
+    assert (whole["usage"], whole["system_fingerprint"], whole["new"]) == ({"prompt_tokens": 3}, "fp", {"x": 1})
+
+
+@settings(deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from(["choices", "usage", "id", "x"]), ANYTHING), max_size=4))
+def test_no_chunk_is_too_strange_and_none_is_changed(bodies: list[dict[str, Any]]) -> None:
+    before = repr(bodies)
+    chunks_of(*bodies)
+    assert repr(bodies) == before
+
+
+async def test_the_stub_streams_what_it_says_in_one_piece() -> None:
+    heard: list[Chunk] = []
+    asked = call(input="x", simulated_output_text=" two\n words ")
+    answer = await StubProvider().stream(asked, heard.append)
+    assert answer == await StubProvider().call(asked)
+    assert len(heard) == 4 and [orjson.loads(one.raw) for one in heard] == [one.body for one in heard]
+    assert chunks_of(*(one.body for one in heard)) == answer.metadata["completion"]
