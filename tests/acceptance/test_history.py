@@ -50,11 +50,13 @@ def test_a_running_systems_history_is_sound_and_what_is_doctored_is_found(stack:
 
     eventually(settled, "the ledger has the end of the reservation")
     code, report = verified(stack)
-    assert (code, report["history"]["findings"], report["findings"]) == (0, [], [])
+    before = report["history"]["findings"]  # of entries that other tests have forged on this system
+    assert code == (0 if report["sound"] else 1)
+    assert not [one for one in (*before, *report["findings"]) if task_id in one["subject"]]
     assert report["history"]["events"] >= 5
     with doctored(stack, "attempt.started", task_id, '"attempt_no":1', '"attempt_no":2'):
         code, report = verified(stack)
-    (found,) = report["history"]["findings"]
+    (found,) = [one for one in report["history"]["findings"] if one not in before]
     assert (code, found["check"], found["subject"]) == (1, "history_3_one_answer", f"task {task_id}")
     assert found["expected"] == "attempt 1" and found["found"] == "attempt 2"
     assert found["entries"][0].startswith("outcomes ")
