@@ -29,12 +29,21 @@ class ServerFailed(RuntimeError):
 class GuardedProcess:
     """A server that a guardian stops when this process is gone."""
 
-    def __init__(self, command: Sequence[str], stop_signal: int, log: Path, claim: Claim, user_id: int = -1) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        stop_signal: int,
+        log: Path,
+        claim: Claim,
+        user_id: int = -1,
+        synced: Path | None = None,
+    ) -> None:
         self._command = list(command)
         self._stop_signal = int(stop_signal)
         self._log = log
         self._claim = claim
         self._user_id = user_id
+        self._synced = str(synced or "")
         self._guardian: subprocess.Popen[str] | None = None
         self.pid = 0
         """Of the server itself."""
@@ -42,7 +51,7 @@ class GuardedProcess:
     def start(self) -> None:
         """Start it on the files that are claimed; whether it serves is for the caller to find out."""
         guardian = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))]
-        guardian += [str(self._user_id), str(self._stop_signal), str(self._claim.descriptor)]
+        guardian += [str(self._user_id), str(self._stop_signal), str(self._claim.descriptor), self._synced]
         with self._log.open("ab") as log:
             self._guardian = subprocess.Popen(
                 [*guardian, *self._command],

@@ -16,7 +16,7 @@ from redis import Redis as BlockingRedis
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
+from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey, guardian
 from tests.stack import eventually
 
 OWNER = """
@@ -113,7 +113,7 @@ async def test_nobody_comes_in_without_a_password(valkey: EmbeddedValkey) -> Non
     await anonymous.aclose()
 
 
-@pytest.mark.parametrize(("durability", "given"), [("everysec", "everysec"), ("fsync", "always")])
+@pytest.mark.parametrize(("durability", "given"), [("everysec", "no"), ("fsync", "always")])
 def test_the_server_writes_to_the_disk_as_often_as_is_configured(
     durability: str, given: str, new_folder: Callable[[], Path]
 ) -> None:
@@ -125,6 +125,19 @@ def test_the_server_writes_to_the_disk_as_often_as_is_configured(
             assert admin.config_get("append*")["appendonly"] == "yes"
     finally:
         server.stop()
+
+
+def test_the_guardian_brings_to_the_disk_what_the_server_only_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_ino))
+    files = [tmp_path / "appendonly.aof.1.base.rdb", tmp_path / "appendonly.aof.1.incr.aof"]
+    for file in files:
+        file.write_text("written")
+    guardian.sync(str(tmp_path))
+    assert sorted(synced) == sorted(file.stat().st_ino for file in files)
+    guardian.sync(str(tmp_path / "not yet"))
 
 
 async def test_policys_state_is_never_evicted(redis_as: Callable[[str], Redis]) -> None:
