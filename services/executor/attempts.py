@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 
@@ -55,6 +56,7 @@ class Attempts:
         self._late_s = settings.late_result_seconds
         self._max_late = settings.executor_concurrency
         self._late: set[asyncio.Task[None]] = set()
+        self._unwritten: dict[UUID, asyncio.Event] = {}
 
     def permission(self, delivery: Delivery) -> Permission:
         """Whether a call may start now."""
@@ -95,6 +97,14 @@ class Attempts:
         LATE_RESULTS.inc()
         resolved = ends.resolved(delivery, number, spent, latency_ms)
         await self._journal.append(delivery, delivery.follow(resolved, self._clock.now_ms()))
+
+    def written(self, delivery: Delivery) -> None:
+        """The delivery's end is in the log, or will be by another: what comes late may be told from now on.
+
+        Told before, it would settle what policy does not know to be uncertain yet.
+        """
+        if (end := self._unwritten.pop(delivery.decision_id, None)) is not None:
+            end.set()
 
     async def close(self) -> None:
         """Stop listening for late results."""
@@ -163,18 +173,23 @@ class Attempts:
         if self._late_s <= 0 or len(self._late) >= self._max_late:
             calling.cancel()
             return
-        task = asyncio.create_task(self._late_result(delivery, number, calling, started))
+        written = self._unwritten[delivery.decision_id] = asyncio.Event()
+        task = asyncio.create_task(self._late_result(delivery, number, calling, started, written))
         self._late.add(task)
         task.add_done_callback(self._late.discard)
 
-    async def _late_result(self, delivery: Delivery, number: int, calling: _Calling, started: float) -> None:
+    async def _late_result(
+        self, delivery: Delivery, number: int, calling: _Calling, started: float, written: asyncio.Event
+    ) -> None:
         try:
             await asyncio.wait({calling}, timeout=self._late_s)
         finally:
             if not calling.done():
                 calling.cancel()  # its cost stays uncertain
         if calling.done() and not calling.cancelled():
-            await self._tell(delivery, number, calling, since(started))
+            latency_ms = since(started)
+            await written.wait()
+            await self._tell(delivery, number, calling, latency_ms)
 
     async def _tell(self, delivery: Delivery, number: int, calling: _Calling, latency_ms: int) -> None:
         error = calling.exception()

@@ -104,10 +104,13 @@ class Performer:
         if isinstance(refused, Stop):
             await self._finish(delivery, "", self._attempts.refusal(delivery, refused), flight)
             return
-        made = await self._attempts.make(delivery)
-        if isinstance(made, Ended):
-            await self._finish(delivery, self._executor, made.end, flight, attempt_no=made.number)
-        # Else another executor has this decision, and ends it.
+        try:
+            made = await self._attempts.make(delivery)
+            if isinstance(made, Ended):
+                await self._finish(delivery, self._executor, made.end, flight, attempt_no=made.number)
+            # Else another executor has this decision, and ends it.
+        finally:
+            self._attempts.written(delivery)
 
     async def _finish(
         self, delivery: Delivery, owner: str, end: Payload, flight: str | None = None, attempt_no: int = 1

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from services.executor.journal import Journal, Verdict
 from services.executor.providers import Answer, Call
 from shared.events.outcomes import AttemptResolved, AttemptStarted, TaskFailed, TaskSucceeded
 from shared.events.tasks import TaskType
@@ -92,6 +94,27 @@ async def test_only_the_stub_honours_simulated_fields(bench: Bench) -> None:
     async with bench.executor({"openai": gate}):
         end = await bench.end(TaskSucceeded)
     assert (end.output_text, end.usage.cost) == ("through the gate", from_cents(2))
+
+
+async def test_a_late_result_is_not_told_before_the_end_that_it_is_late_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by chaos: the link was slow just then, and policy settled what nobody had called uncertain yet."""
+    gate, original = Gate(), Journal.finish
+
+    async def slow(self: Journal, *arguments: Any, **named: Any) -> Verdict:
+        gate.open()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await bench.event(AttemptResolved)
+        return await original(self, *arguments, **named)
+
+    monkeypatch.setattr(Journal, "finish", slow)
+    async with bench.executor({"stub": gate}):
+        await bench.allow(timeout_ms=60)
+        await bench.event(AttemptResolved)
+        kinds = [event.type for event in await bench.outcomes()]
+    assert kinds == ["attempt.started", "task.failed", "attempt.resolved"]
 
 
 async def test_a_timeout_is_perhaps_spent_and_a_late_result_is_told(bench: Bench) -> None:
