@@ -140,7 +140,7 @@ async def test_a_stop_lets_calls_end_and_leaves_the_group(bench: Bench) -> None:
 
 
 async def test_lost_connections_lose_and_double_nothing(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
-    async with bench.executor(), bench.executor():
+    async with bench.executor(executor_claim_idle_ms=5000), bench.executor(executor_claim_idle_ms=5000):
         for _ in range(15):
             await bench.decide(*(bench.allowed({"simulated_delay_ms": 5}) for _ in range(20)))
             await bench.admin.client_kill_filter(user="executor")
