@@ -18,12 +18,14 @@ from shared.events.control import (
     KillSwitchEngaged,
     KillSwitchReleased,
     LimitsSet,
+    PriceSet,
     Scope,
     ShutoffEngaged,
     ShutoffReleased,
     entry_ms,
     to_ms,
 )
+from shared.events.prices import Prices
 from shared.events.tasks import TaskRef
 from shared.money import from_cents
 
@@ -88,7 +90,8 @@ class Key:
 
 @dataclass(frozen=True)
 class ControlState:
-    """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256.
+    """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256,
+    prices by tenant (None: every one), provider and model.
 
     `acts` are in the stream's order; each is a person's, so there are few, and they are kept for good.
     """
@@ -98,6 +101,7 @@ class ControlState:
     shutoffs: dict[tuple[UUID, UUID], Shutoff] = field(default_factory=dict)
     limits: dict[tuple[UUID, UUID | None], Limits] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
+    prices: dict[tuple[UUID | None, str, str], Prices] = field(default_factory=dict)
     acts: tuple[Act, ...] = ()
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
@@ -147,6 +151,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             owner = (_tenant(event.scope), event.scope.user_id)
             limits = _limits_after(state.limits.get(owner, Limits()), event)
             return replace(state, limits={**state.limits, owner: limits})
+        case PriceSet():
+            return replace(state, prices=_prices_after(state.prices, event, entry_id))
         case KeyCreated():
             until_ms = to_ms(event.until) if event.until else None
             key = Key(event.key_id, event.tenant_id, event.user_id, event.role, until_ms, event.actor, now_ms)
@@ -190,6 +196,17 @@ def _keys_after(before: dict[str, Key], event: KeyRevoked) -> dict[str, Key]:
         digest: replace(key, until_ms=min(end_ms, key.until_ms or end_ms)) if key.key_id == event.key_id else key
         for digest, key in before.items()
     }
+
+
+def _prices_after(
+    before: dict[tuple[UUID | None, str, str], Prices], event: PriceSet, entry_id: str
+) -> dict[tuple[UUID | None, str, str], Prices]:
+    assert event.scope.provider is not None and event.scope.model is not None, "validated when the event was parsed"
+    of = (event.scope.tenant_id, event.scope.provider, event.scope.model)
+    if event.rates is None:
+        return {key: prices for key, prices in before.items() if key != of}
+    rates = event.rates.model_dump(exclude_none=True)
+    return {**before, of: Prices(source=f"control {entry_id}", rates=rates)}
 
 
 def _tenant(scope: Scope) -> UUID:

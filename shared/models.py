@@ -1,8 +1,9 @@
-"""Models are named `provider:model`; a bare name goes to the default provider."""
+"""Models are named `provider:model`; a bare name goes where a route says, else to the default provider."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from shared.settings import Settings
 
@@ -17,6 +18,10 @@ def resolve(model: str | None, settings: Settings, environ: Mapping[str, str]) -
     provider, colon, name = (model or "").partition(":")
     if colon and name:
         return provider, name
+    for pattern, target in settings.model_routes.items() if model else ():
+        if fnmatchcase(model or "", pattern):
+            provider, _, name = target.partition(":")
+            return provider, name or model or ""
     default = settings.default_provider or (OPENAI if environ.get("OPENAI_API_KEY") else STUB)
     if model:
         return default, model

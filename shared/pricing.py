@@ -1,4 +1,4 @@
-"""What a call may cost at most, and what it did cost. Pure; prices from the snapshot in `genai-prices`.
+"""What a call may cost at most, and what it did cost. Pure; the prices come from `shared/price_list.py`.
 
 The worst case takes the dearest of a model's tiers and price periods, as many input tokens as the prompt has bytes (no
 tokenizer makes more tokens than bytes), and every output token that the call is limited to. So a reservation is a true
@@ -7,30 +7,42 @@ bound, and what cannot be bounded is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
+from uuid import UUID
 
 import orjson
-from genai_prices import Usage as PricedUsage
-from genai_prices import calc_price
-from genai_prices.data_snapshot import get_snapshot
-from genai_prices.types import ModelPrice, TieredPrices
 
 from shared.events.decisions import BlockReason
+from shared.events.prices import Prices
 from shared.events.tasks import Task
 from shared.models import PROVIDERS, STUB
 from shared.money import from_cents, from_dollars
+from shared.price_list import Found, Overrides, Tokens, charge, find
 
 # What chat formats add to the text: a few tokens a message, and a few for the answer's start.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_CALL = 64
-MILLION = Decimal(1_000_000)
+# Anthropic puts up to about 700 tokens of its own before tools, and others something before a schema.
+TOKENS_FOR_TOOLS = 2048
 # `auto` may mean `priority` where the account is set so; these cost the listed price or less.
-STANDARD_TIERS = (None, "default", "flex")
-INPUT_RATES = ("input_mtok", "cache_write_mtok", "cache_read_mtok")
+STANDARD_TIERS = (None, "default", "flex", "standard_only")
+FUNCTION_TOOLS = (None, "function", "custom")
+# Fields of OpenAI-compatible servers that let the call go to another model, or do more than answer.
+UNBOUNDED_FIELDS = {
+    "audio": "audio",
+    "web_search_options": "a web search",
+    "models": "another model",
+    "plugins": "a plugin",
+    "speed": "another speed",
+    "inference_geo": "another region",
+    "mcp_servers": "a remote tool",
+    "container": "a container",
+    "cached_content": "cached content",
+    "search_parameters": "a web search",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,19 @@ class Quote:
 
     amount: int
     max_output_tokens: int | None
+    prices: Prices | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a worst case depends on besides the task. Money in nanocents."""
+
+    default_max_output_tokens: int
+    unpriced_worst_case: int | None = None
+    providers: frozenset[str] = PROVIDERS
+    overrides: Overrides = field(default_factory=dict)
+    tenant_id: UUID | None = None
+    now_ms: int = 0
 
 
 class Refused(ValueError):
@@ -49,75 +74,57 @@ class Refused(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class _Rates:
-    """Dearest price of one token, in US dollars."""
+def cost(
+    provider: str,
+    model: str,
+    input_tokens: int,
+    output_tokens: int,
+    *,
+    cached_input_tokens: int = 0,
+    prices: Prices | None = None,
+    now_ms: int = 0,
+) -> int | None:
+    """What a call cost, in nanocents rounded up; None where no price is known. The stub states its own cost."""
+    tokens = Tokens(input_tokens, output_tokens, cache_read=cached_input_tokens)
+    if prices is None:
+        found = find({}, None, provider, model, now_ms)
+        prices = found.now if found is not None else None
+    return None if prices is None else charge(prices, tokens.named())
 
-    input: Decimal
-    output: Decimal
 
-
-def quote(task: Task, *, default_max_output_tokens: int, unpriced_worst_case: int | None) -> Quote:
+def quote(task: Task, terms: Terms) -> Quote:
     """The worst case of `task`. With a `max_cost` the output is limited so that the worst case fits it.
 
-    Raises Refused: UNKNOWN_PROVIDER, UNPRICED (no price known, and no `unpriced_worst_case` in nanocents set), MAX_COST
-    (even the input costs more than the caller will pay).
+    Raises Refused: UNKNOWN_PROVIDER, UNPRICED (no price known, and no `unpriced_worst_case` set), MAX_COST (even the
+    input costs more than the caller will pay).
     """
-    if task.provider not in PROVIDERS:
-        raise Refused(BlockReason.UNKNOWN_PROVIDER, f"no provider {task.provider!r}: known are {sorted(PROVIDERS)}")
+    if task.provider not in terms.providers:
+        known = sorted(terms.providers)
+        raise Refused(BlockReason.UNKNOWN_PROVIDER, f"no provider {task.provider!r}: known are {known}")
     if task.provider == STUB:
         return Quote(task.max_cost or from_cents(task.prompt.get("simulated_cost_cents", 0)), None)
     _refuse_unbounded(task.prompt)
-    wanted = _output_tokens(task.prompt, default_max_output_tokens)
-    choices = _positive(task.prompt.get("n"), 1)
-    rates = _dearest(task.provider, task.model)
-    if rates is None:
-        if unpriced_worst_case is None:
+    body = orjson.dumps(task.prompt)
+    wanted = _output_tokens(task.prompt, terms.default_max_output_tokens)
+    found = find(terms.overrides, terms.tenant_id, task.provider, task.model, terms.now_ms, long_cache=b'"1h"' in body)
+    if found is None or task.model.endswith(":online"):
+        if terms.unpriced_worst_case is None:
             raise Refused(BlockReason.UNPRICED, f"no price is known for {task.provider}:{task.model}")
-        return Quote(max(unpriced_worst_case, task.max_cost), wanted)
-    fixed = rates.input * _input_tokens(task.prompt)
-    each = rates.output * choices
-    if task.max_cost and each:
-        affordable = int((Decimal(task.max_cost) / Decimal(10**11) - fixed) / each)
-        if affordable < 1:
+        return Quote(max(terms.unpriced_worst_case, task.max_cost), wanted)
+    return _bounded(task, found, len(body), wanted)
+
+
+def _bounded(task: Task, found: Found, prompt_bytes: int, wanted: int) -> Quote:
+    rates = found.dearest
+    fixed = rates.call + rates.input * _input_tokens(task.prompt, prompt_bytes)
+    each = rates.output * _positive(task.prompt.get("n"), 1)
+    if task.max_cost and fixed + each:
+        affordable = int((Decimal(task.max_cost) / Decimal(10**11) - fixed) / each) if each else wanted
+        if affordable < 1 or from_dollars(fixed) > task.max_cost:
             least = from_dollars(fixed + each)
             raise Refused(BlockReason.MAX_COST, f"one token of output may cost {least} nanocents, above max_cost_cents")
         wanted = min(wanted, affordable)
-    return Quote(from_dollars(fixed + each * wanted), wanted)
-
-
-def cost(
-    provider: str, model: str, input_tokens: int, output_tokens: int, *, cached_input_tokens: int = 0
-) -> int | None:
-    """What a call cost, in nanocents rounded up; None where no price is known. The stub states its own cost."""
-    usage = PricedUsage(
-        input_tokens=input_tokens, output_tokens=output_tokens, cache_read_tokens=min(cached_input_tokens, input_tokens)
-    )
-    try:
-        return from_dollars(calc_price(usage, model, provider_id=provider).total_price)
-    except (LookupError, ValueError):
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _dearest(provider: str, model: str) -> _Rates | None:
-    try:
-        _, found = get_snapshot().find_provider_model(model, None, provider, None)
-    except LookupError:
-        return None
-    periods = [found.prices] if isinstance(found.prices, ModelPrice) else [one.prices for one in found.prices]
-    inputs = [rate for prices in periods for name in INPUT_RATES for rate in _rates(prices, name)]
-    outputs = [rate for prices in periods for rate in _rates(prices, "output_mtok")]
-    if not inputs or not outputs:
-        return None
-    return _Rates(max(inputs) / MILLION, max(outputs) / MILLION)
-
-
-def _rates(prices: ModelPrice, name: str) -> Iterable[Decimal]:
-    price: Any = getattr(prices, name, None)
-    if isinstance(price, TieredPrices):
-        return [price.base, *(tier.price for tier in price.tiers)]
-    return [] if price is None else [price]
+    return Quote(from_dollars(fixed + each * wanted), wanted, found.now)
 
 
 def _refuse_unbounded(prompt: Mapping[str, Any]) -> None:
@@ -130,10 +137,15 @@ def _refuse_unbounded(prompt: Mapping[str, Any]) -> None:
                 raise _unbounded(f"a part of type {part.get('type')!r}")
         if isinstance(message, dict) and message.get("audio") is not None:
             raise _unbounded("audio")
-    if prompt.get("modalities") not in (None, ["text"]) or prompt.get("audio") is not None:
+    if prompt.get("modalities") not in (None, ["text"]):
         raise _unbounded("audio")
-    if prompt.get("web_search_options") is not None:
-        raise _unbounded("a web search")
+    tools = prompt.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        if not isinstance(tool, dict) or tool.get("type") not in FUNCTION_TOOLS:
+            raise _unbounded(f"a tool of type {tool.get('type') if isinstance(tool, dict) else tool!r}")
+    for name, what in UNBOUNDED_FIELDS.items():
+        if prompt.get(name) is not None:
+            raise _unbounded(what)
     if (tier := prompt.get("service_tier")) not in STANDARD_TIERS:
         raise _unbounded(f"service tier {tier!r}")
 
@@ -142,14 +154,16 @@ def _unbounded(what: str) -> Refused:
     return Refused(BlockReason.UNPRICED, f"what {what} costs cannot be bounded")
 
 
-def _input_tokens(prompt: Mapping[str, Any]) -> int:
+def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:
     messages = prompt.get("messages")
     count = len(messages) if isinstance(messages, list) else 1
-    return len(orjson.dumps(prompt)) + TOKENS_PER_MESSAGE * count + TOKENS_PER_CALL
+    added = any(prompt.get(name) for name in ("tools", "functions", "response_format"))
+    return prompt_bytes + TOKENS_PER_MESSAGE * count + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
 
 
 def _output_tokens(prompt: Mapping[str, Any], default: int) -> int:
-    return _positive(prompt.get("max_completion_tokens"), _positive(prompt.get("max_tokens"), default))
+    named = (prompt.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
+    return next((count for value in named if (count := _positive(value, 0))), default)
 
 
 def _positive(value: Any, default: int) -> int:

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         None, description="Provider of a bare model name. None: `openai` where OPENAI_API_KEY is set, else `stub`."
     )
     default_model: str | None = Field(None, description="Model of a task that names none. None: the provider's own.")
+    model_routes: dict[str, str] = Field(
+        {}, description="JSON: pattern of a bare model name to `provider` or `provider:model`. The first match counts."
+    )
     default_max_output_tokens: int = Field(1024, ge=1, description="Output bound of a call that states none.")
     unpriced_worst_case_cents: float | None = Field(
         None, ge=0, description="Reserve this for a model without a known price. None: refuse it as `unpriced`."

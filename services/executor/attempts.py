@@ -155,6 +155,7 @@ class Attempts:
             timeout_s=timeout_s + self._late_s,
             idempotency_key=str(task.task_id),
             attempt_id=str(delivery.attempt_id(number)),
+            prices=delivery.allowed.prices,
         )
         # The last moment: from here to the provider nothing else of this process runs.
         allowed = self.permission(delivery)

@@ -152,4 +152,6 @@ def usage(delivery: Delivery, answer: Answer, latency_ms: int) -> Usage:
         output_tokens=storable.tokens(answer.output_tokens),
         cost=min(max(cost, 0), MAX_NANOCENTS),
         latency_ms=latency_ms,
+        tokens=answer.counts,
+        prices=answer.prices,
     )

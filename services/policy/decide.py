@@ -33,7 +33,7 @@ from shared.events.decisions import (
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed
 from shared.events.tasks import Task, TaskRef
-from shared.pricing import Quote, Refused, quote
+from shared.pricing import Quote, Refused, Terms, quote
 
 Rule = Callable[[Book, Request, Circumstances], Refusal | None]
 
@@ -90,11 +90,7 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
             return _blocked(book, request, "breaker", _breaker_refusal(book), now)
         return _allowed(book, request, Quote(0, None), decision_id, now, cache_only=True)
     try:
-        price = quote(
-            task,
-            default_max_output_tokens=now.config.default_max_output_tokens,
-            unpriced_worst_case=now.config.unpriced_worst_case,
-        )
+        price = quote(task, terms_of(owner, now))
     except Refused as refused:
         return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
     request = replace(request, amount=price.amount)
@@ -104,6 +100,17 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
     if passage is breaker.Passage.WAIT:
         return Wait()
     return _allowed(book, request, price, decision_id, now, probe=passage is breaker.Passage.PROBE)
+
+
+def terms_of(owner: Owner, now: Circumstances) -> Terms:
+    """What the worst case of a task of this owner depends on, now."""
+    return Terms(
+        default_max_output_tokens=now.config.default_max_output_tokens,
+        unpriced_worst_case=now.config.unpriced_worst_case,
+        overrides=now.control.prices,
+        tenant_id=owner.tenant_id,
+        now_ms=now.now_ms,
+    )
 
 
 def block_task(book: Book, task: Task, owner: Owner, reason: BlockReason, problem: str, now: Circumstances) -> Decided:
@@ -178,6 +185,7 @@ def _allowed(
         expires_at_ms=now.now_ms + now.config.decision_ttl_ms,
         timeout_ms=now.config.timeout_ms,
         max_output_tokens=price.max_output_tokens,
+        prices=price.prices,
         cache_only=cache_only,
         probe=probe,
         breaker_state=after.user.breaker.state,

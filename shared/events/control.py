@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from shared.events.envelope import NAMESPACE, Payload
+from shared.events.prices import Rate
 from shared.events.tasks import TaskType
 from shared.money import from_cents
 from shared.partitions import CONTROL
@@ -154,6 +155,39 @@ class LimitsSet(_ControlEvent):
         return self
 
 
+class PriceRates(BaseModel):
+    """US dollars for a million tokens (or for a thousand calls), exact. What is not given costs as its side does."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True)
+
+    input_mtok: Rate
+    output_mtok: Rate
+    cache_read_mtok: Rate | None = None
+    cache_write_mtok: Rate | None = None
+    cache_write_1h_mtok: Rate | None = None
+    requests_kcount: Rate | None = None
+
+
+class PriceSet(_ControlEvent):
+    """The prices of a model for one tenant (none given: for all) in place of the published ones, from now on."""
+
+    event_type: ClassVar[str] = "price.set"
+    type: Literal["price.set"] = "price.set"
+
+    reason: Reason = "price set"
+    scope: Scope = Field(description="Provider and model (`*`: each that has no price of its own), perhaps a tenant.")
+    rates: PriceRates | None = Field(None, description="None: the published prices hold again.")
+
+    @field_validator("scope")
+    @classmethod
+    def _names_a_model(cls, scope: Scope) -> Scope:
+        if scope.provider is None or scope.model is None:
+            raise ValueError("a price is of one model: give provider and model")
+        if scope.user_id or scope.task_type:
+            raise ValueError("prices are by tenant, provider and model: user and task_type do not apply")
+        return scope
+
+
 class KeyCreated(_ControlEvent):
     """An API key, by the SHA-256 of its secret. The secret has 256 random bits, so a plain hash cannot be reversed."""
 
@@ -228,6 +262,7 @@ ControlEvent = Annotated[
     | ShutoffEngaged
     | ShutoffReleased
     | LimitsSet
+    | PriceSet
     | KeyCreated
     | KeyRevoked
     | AttemptReconciled

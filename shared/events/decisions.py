@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.events.envelope import Payload
+from shared.events.prices import Prices
 from shared.events.tasks import Task, TaskRef
 from shared.money import Nanocents
 
@@ -73,6 +74,7 @@ class TaskAllowed(Payload):
     expires_at_ms: int
     timeout_ms: int
     max_output_tokens: int | None = Field(None, description="The reservation is a true bound only up to here.")
+    prices: Prices | None = Field(None, description="What the call is charged by; None: it states its own cost.")
     cache_only: bool = Field(False, description="The breaker is open: answer from the cache, or end as `breaker_open`.")
     probe: bool = Field(False, description="A call let through by a half-open breaker.")
     breaker_state: BreakerState

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.events.envelope import Payload
+from shared.events.prices import Prices
 from shared.events.tasks import Task, TaskRef
 from shared.money import Nanocents
 
@@ -20,6 +21,8 @@ class Usage(BaseModel):
     input_tokens: int = Field(0, ge=0, le=2**53)
     output_tokens: int = Field(0, ge=0, le=2**53)
     cost: Nanocents = 0
+    tokens: dict[str, int] = Field(default={}, description="Counts by genai-prices' names: what `prices` apply to.")
+    prices: Prices | None = Field(None, description="What the cost was computed by; None: the provider stated it.")
     latency_ms: int = Field(0, ge=0, le=2**53)
 
 

@@ -11,10 +11,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.events.envelope import Envelope, Payload, new
+from shared.events.outcomes import Usage
+from shared.events.prices import Prices
 from shared.events.registry import EVENTS, Registry, UndecodableEvent
 
 JSON = st.dictionaries(
     st.text(max_size=5), st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=5), max_size=3
+)
+RATE = st.decimals(0, 1000, places=5).map(str)
+PRICES = st.builds(
+    Prices,
+    source=st.text(max_size=5),
+    rates=st.dictionaries(st.text(max_size=5), RATE | st.lists(st.tuples(st.integers(0, 9), RATE)), max_size=3),
+)
+USAGE = st.builds(
+    Usage,
+    tokens=st.dictionaries(st.text(max_size=5), st.integers(0, 9), max_size=3),
+    prices=st.none() | PRICES,
 )
 TYPES = sorted(EVENTS.payloads(), key=lambda payload: payload.event_type)
 
@@ -26,6 +39,8 @@ def enveloped(payload: Payload) -> Envelope:
 @pytest.mark.parametrize("payload", TYPES, ids=lambda payload: payload.event_type)
 def test_every_event_comes_back_as_it_was(payload: type[Payload]) -> None:
     st.register_type_strategy(dict, lambda _: JSON)
+    st.register_type_strategy(Prices, PRICES)
+    st.register_type_strategy(Usage, USAGE)
     st.register_type_strategy(int, st.integers(-(2**53), 2**53))
 
     @given(st.builds(payload))

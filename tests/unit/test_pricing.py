@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
+import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from shared.control_state import ControlState, evolve
+from shared.events.control import InvalidControl, entry_ms, parse_control
 from shared.events.decisions import BlockReason
+from shared.events.prices import Prices
 from shared.events.tasks import Task, TaskType
 from shared.money import from_cents
-from shared.pricing import Quote, Refused, cost, quote
+from shared.price_list import Tokens, charge
+from shared.pricing import Quote, Refused, Terms, cost, quote
 
+LISTED = frozenset({"stub", "openai", "anthropic", "google"})
 MODELS = ["gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-5", "gpt-5-nano", "o3"]
 
 
@@ -31,7 +37,7 @@ def task(model: str = "gpt-4o-mini", provider: str = "openai", max_cost: int = 0
 
 
 def priced(one: Task) -> Quote:
-    return quote(one, default_max_output_tokens=1024, unpriced_worst_case=None)
+    return quote(one, Terms(default_max_output_tokens=1024, providers=LISTED))
 
 
 @settings(deadline=None)  # the first example loads the prices
@@ -92,7 +98,7 @@ def test_several_choices_cost_several_times() -> None:
 
 
 def test_a_configured_worst_case_stands_in_for_an_unknown_price() -> None:
-    bound = quote(task("no-such-model-4711"), default_max_output_tokens=9, unpriced_worst_case=from_cents(50))
+    bound = quote(task("no-such-model-4711"), Terms(9, from_cents(50)))
     assert bound == Quote(from_cents(50), 9)
 
 
@@ -107,3 +113,117 @@ def test_true_costs_are_exact() -> None:
     assert cost("openai", "gpt-4o-mini", 1000, 100) == from_cents("0.021")
     assert cost("openai", "gpt-4o-mini", 1, 0) == from_cents("0.000015")
     assert cost("openai", "no-such-model-4711", 1, 1) is None
+
+
+OWN = {"input_mtok": "0.1", "output_mtok": "0.3"}
+
+
+def overridden(tenant: UUID | None, model: str, rates: dict[str, Any] | None, before: ControlState) -> ControlState:
+    scope = {"provider": "openai", "model": model} | ({"tenant_id": str(tenant)} if tenant else {})
+    order = orjson.dumps({"type": "price.set", "scope": scope, "rates": rates})
+    return evolve(before, f"{entry_ms(before.position) + 1}-0", parse_control(order))
+
+
+def terms(control: ControlState, tenant: UUID, now_ms: int = 0) -> Terms:
+    return Terms(1024, overrides=control.prices, tenant_id=tenant, now_ms=now_ms)
+
+
+def test_a_tenants_price_comes_before_everybodys_and_that_before_the_published_one() -> None:
+    one, other, model = uuid4(), uuid4(), "gpt-4o-mini"
+    control = overridden(None, "*", {**OWN, "requests_kcount": 1}, ControlState())
+    control = overridden(one, model, OWN, control)
+    mine, theirs = quote(task(input="x"), terms(control, one)), quote(task(input="x"), terms(control, other))
+    assert mine.prices == Prices(source="control 2-0", rates=OWN)
+    assert theirs.prices is not None and theirs.prices.source == "control 1-0"
+    assert theirs.amount - mine.amount == from_cents("0.1"), "a thousand calls are a dollar: this is one"
+    back = overridden(one, model, None, overridden(None, "*", None, control))
+    assert quote(task(input="x"), terms(back, one)).prices == quote(task(input="x"), Terms(1024)).prices
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {"input_mtok": "1"},
+        {"output_mtok": "1"},
+        {"input_mtok": "-1", "output_mtok": "1"},
+        {"input_mtok": "NaN", "output_mtok": "1"},
+        {"input_mtok": "free", "output_mtok": "1"},
+        {"input_mtok": "1", "output_mtok": "1", "surprise_mtok": "1"},
+    ],
+)
+def test_half_a_price_is_no_price(rates: dict[str, str]) -> None:
+    with pytest.raises(InvalidControl):
+        overridden(None, "gpt-4o", rates, ControlState())
+
+
+def test_a_model_that_nobody_lists_costs_what_an_operator_says_zero_included() -> None:
+    control = overridden(None, "own-model", {"input_mtok": 0, "output_mtok": 0}, ControlState())
+    bound = quote(task("own-model", input="x"), terms(control, uuid4()))
+    assert bound.amount == 0 and bound.prices is not None and charge(bound.prices, {"input_tokens": 10**6}) == 0
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([("anthropic", "claude-sonnet-4-5"), ("google", "gemini-2.5-pro"), ("openai", "gpt-5")]),
+    st.integers(0, 400_000),
+    st.lists(st.floats(0, 1), min_size=5, max_size=5),
+)
+@example(("anthropic", "claude-haiku-4-5"), 10_000, [0, 1, 1, 0, 1])  # all of it written for an hour
+def test_no_split_of_the_tokens_costs_more_than_the_bound(
+    named: tuple[str, str], size: int, parts: list[float]
+) -> None:
+    """Over tiers, cache reads and writes (an hour's too), and reasoning."""
+    asked: dict[str, Any] = {
+        "text": "x" * size,
+        "cache_control": {"type": "ephemeral", "ttl": "1h"},
+        "max_tokens": 3000,
+    }
+    bound = priced(task(named[1], named[0], **asked))
+    read, write, hour, reasoning, filled = parts
+    inputs = int((size + 64) * filled)
+    tokens = Tokens(
+        inputs,
+        3000,
+        cache_read=int(inputs * read),
+        cache_write=int(inputs * write),
+        cache_write_1h=int(inputs * hour),
+        reasoning=int(3000 * reasoning),
+    )
+    assert bound.prices is not None
+    true = charge(bound.prices, tokens.named())
+    assert true is not None and true <= bound.amount
+
+
+def test_recorded_prices_give_the_same_cost_again() -> None:
+    bound = priced(task("claude-sonnet-4-5", "anthropic", input="x"))
+    assert bound.prices is not None
+    again = Prices.model_validate_json(bound.prices.model_dump_json())
+    # 300,000 tokens are in the dearer tier, all of them: 6 and 22.50 dollars a million; 12 for an hour's cache.
+    counts = Tokens(300_000, 1000, cache_write=1000, cache_write_1h=1000).named()
+    assert charge(again, counts) == from_cents("179.4") + from_cents("1.2") + from_cents("2.25")
+
+
+def test_a_price_by_the_time_of_day_is_bounded_by_the_dearest() -> None:
+    noon, night = 12 * 3_600_000, 20 * 3_600_000
+    known = frozenset({"deepseek"})
+    day, off = (
+        quote(task("deepseek-chat", "deepseek", input="x"), Terms(1024, providers=known, now_ms=now))
+        for now in (noon, night)
+    )
+    assert day.amount == off.amount and day.prices != off.prices
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"models": ["openai/o1-pro"]},
+        {"plugins": [{"id": "web"}]},
+        {"tools": [{"type": "web_search_20250305"}]},
+        {"tools": [{"googleSearch": {}, "type": "google"}]},
+        {"speed": "fast"},
+        {"cached_content": "cachedContents/1"},
+    ],
+)
+def test_what_a_field_may_add_is_refused(asked: dict[str, Any]) -> None:
+    with pytest.raises(Refused):
+        priced(task(input="x", **asked))

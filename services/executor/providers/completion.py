@@ -6,11 +6,12 @@ import json
 from typing import Any
 
 from services.executor import storable
-from services.executor.providers.protocol import Answer, ProviderFailure
-from shared import pricing
+from services.executor.providers.charge import charged, count
+from services.executor.providers.protocol import Answer, Call, ProviderFailure
+from shared.price_list import Tokens
 
 
-def read_completion(body: bytes, provider: str, model: str) -> Answer:
+def read_completion(body: bytes, call: Call) -> Answer:
     """The answer in a response's body.
 
     Raises ProviderFailure (`InvalidAnswer`) for what holds no answer: its cost is certain where it states its usage,
@@ -22,33 +23,33 @@ def read_completion(body: bytes, provider: str, model: str) -> Answer:
         raise ProviderFailure("InvalidAnswer", f"not JSON: {error}", spend="uncertain") from error
     if not isinstance(raw, dict):
         raise ProviderFailure("InvalidAnswer", "not a JSON object", spend="uncertain")
-    return answer_of(raw, provider, model)
+    return answer_of(raw, call)
 
 
-def answer_of(raw: dict[str, Any], provider: str, model: str) -> Answer:
+def answer_of(raw: dict[str, Any], call: Call) -> Answer:
     """The answer in a completion. Raises as `read_completion`."""
-    inputs, outputs, cached = _usage(raw.get("usage"))
-    known = inputs is not None and outputs is not None
+    spent = charged(call, tokens_of(raw.get("usage")))
     message = _message(raw)
     text = _text(message.pop("content", None))
     answer = Answer(
         output_text=text,
-        input_tokens=inputs or 0,
-        output_tokens=outputs or 0,
-        # Without usage nobody knows the cost, and the reservation counts as spent.
-        cost=pricing.cost(provider, model, inputs or 0, outputs or 0, cached_input_tokens=cached) if known else None,
+        input_tokens=spent.input_tokens,
+        output_tokens=spent.output_tokens,
+        cost=spent.cost,
         reasoning_trace=_reasoning(message),
         metadata={"completion": raw},
+        counts=spent.counts or {},
+        prices=spent.prices,
     )
     if "choices" not in raw or not raw["choices"]:
         problem = f"no choices: {storable.compact(raw.get('error'))}"
-        if not known:
+        if not spent.is_known:
             raise ProviderFailure("InvalidAnswer", problem, spend="uncertain")
         raise ProviderFailure("InvalidAnswer", problem, spend="certain", answer=answer)
     return answer
 
 
-def read_embeddings(body: bytes, provider: str, model: str) -> Answer:
+def read_embeddings(body: bytes, call: Call) -> Answer:
     """The answer in the response to a request for embeddings. Raises as `read_completion`."""
     try:
         raw: Any = json.loads(body.decode(errors="replace"))
@@ -56,9 +57,18 @@ def read_embeddings(body: bytes, provider: str, model: str) -> Answer:
         raise ProviderFailure("InvalidAnswer", f"not JSON: {error}", spend="uncertain") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("data"), list) or not raw["data"]:
         raise ProviderFailure("InvalidAnswer", "no embeddings", spend="uncertain")
-    inputs, _, _ = _usage(raw.get("usage"))
-    cost = None if inputs is None else pricing.cost(provider, model, inputs, 0)
-    return Answer("", inputs or 0, 0, cost, metadata={"completion": raw})
+    usage = raw.get("usage")
+    inputs = count(usage.get("prompt_tokens")) if isinstance(usage, dict) else None
+    spent = charged(call, None if inputs is None else Tokens(inputs))
+    return Answer(
+        "",
+        spent.input_tokens,
+        0,
+        spent.cost,
+        metadata={"completion": raw},
+        counts=spent.counts or {},
+        prices=spent.prices,
+    )
 
 
 def _message(raw: dict[str, Any]) -> dict[str, Any]:
@@ -81,15 +91,24 @@ def _reasoning(message: dict[str, Any]) -> Any:
     return next((value for value in found if value), None)
 
 
-def _usage(usage: Any) -> tuple[int | None, int | None, int]:
-    """Input, output and cached input tokens; None for a count that is absent or cannot be true."""
+def tokens_of(usage: Any) -> Tokens | None:
+    """The tokens in OpenAI's `usage`; None where a total is absent or cannot be true."""
     if not isinstance(usage, dict):
-        return None, None, 0
-    details = usage.get("prompt_tokens_details")
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return _count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")), cached or 0
+        return None
+    inputs, outputs = count(usage.get("prompt_tokens")), count(usage.get("completion_tokens"))
+    if inputs is None or outputs is None:
+        return None
+    return Tokens(
+        inputs,
+        outputs,
+        cache_read=_detail(usage, "prompt_tokens_details", "cached_tokens"),
+        cache_write=_detail(usage, "prompt_tokens_details", "cache_write_tokens"),
+        reasoning=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        input_audio=_detail(usage, "prompt_tokens_details", "audio_tokens"),
+        output_audio=_detail(usage, "completion_tokens_details", "audio_tokens"),
+    )
 
 
-def _count(value: Any) -> int | None:
-    plausible = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= storable.MAX_TOKENS
-    return value if plausible else None
+def _detail(usage: dict[str, Any], details: str, name: str) -> int:
+    found = usage.get(details)
+    return (count(found.get(name)) if isinstance(found, dict) else None) or 0

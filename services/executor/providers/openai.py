@@ -55,7 +55,7 @@ class OpenAIProvider:
                 body = await _bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise failure_of(error, self._client.api_key) from error
-        return read_completion(body, call.provider, call.model)
+        return read_completion(body, call)
 
     async def stream(self, call: Call, hear: Hear) -> Answer:
         messages, parameters = messages_of(call.prompt), parameters_of(call)
@@ -70,11 +70,11 @@ class OpenAIProvider:
                 extra_body={**parameters, "stream": True, "stream_options": options},
             ) as response:
                 if "json" in response.headers.get("content-type", ""):  # a server that cannot stream
-                    return in_one_piece(read_completion(await _bounded(response), call.provider, call.model), hear)
+                    return in_one_piece(read_completion(await _bounded(response), call), hear)
                 completion = await _heard(response, hear)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise failure_of(error, self._client.api_key) from error
-        return answer_of(completion, call.provider, call.model)
+        return answer_of(completion, call)
 
     async def embed(self, call: Call) -> Answer:
         body = {name: value for name, value in parameters_of(call).items() if name not in _OUTPUT_BOUNDS}
@@ -91,7 +91,7 @@ class OpenAIProvider:
                 raw = await _bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise failure_of(error, self._client.api_key) from error
-        return read_embeddings(raw, call.provider, call.model)
+        return read_embeddings(raw, call)
 
     async def close(self) -> None:
         await self._client.close()

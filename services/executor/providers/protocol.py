@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from shared.events.prices import Prices
+
 Spend = Literal["certain", "none", "uncertain"]
 
 
@@ -22,6 +24,8 @@ class Call:
     """The same for every attempt of one task, for providers that can tell a repeat by it."""
     attempt_id: str = ""
     """Of the recorded attempt, for providers whose own account can name it."""
+    prices: Prices | None = None
+    """What the decision says that the call is charged by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,10 @@ class Answer:
     metadata: dict[str, Any] = field(default_factory=dict)
     """`completion`: the whole answer in OpenAI's shape (`chat.completion`, or a list of embeddings), tool calls and
     finish reason included; the OpenAI-compatible door gives it back."""
+    counts: dict[str, int] = field(default_factory=dict)
+    """What was charged, by genai-prices' names."""
+    prices: Prices | None = None
+    """What the cost was computed by; None where the provider stated it, or nobody knows it."""
 
 
 @dataclass(frozen=True, slots=True)

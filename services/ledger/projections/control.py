@@ -24,6 +24,7 @@ from shared.events.control import (
     KillSwitchEngaged,
     KillSwitchReleased,
     LimitsSet,
+    PriceSet,
     Scope,
     ShutoffEngaged,
     ShutoffReleased,
@@ -116,6 +117,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [] if previous is None else [_released(event.scope, previous, now, order)]
         case LimitsSet():
             return [_limits(event, order, now)]
+        case PriceSet():
+            return []  # each call's event says by which prices it was charged
         case KeyCreated():
             row = {"key_id": event.key_id, "created_stamp": order, "created_by": actor, "created_at": now}
             who = {"tenant_id": event.tenant_id, "user_id": event.user_id, "role": event.role, "until": event.until}

@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from shared import pricing
+from shared.events.decisions import TaskAllowed
 from shared.events.outcomes import AttemptResolved, TaskFailed, TaskSucceeded
+from shared.events.prices import Prices
 from shared.money import from_cents
+from shared.price_list import charge
 from skeldir.embedded.process import free_port
 from tests.integration.executor.conftest import Bench, until
 from tests.mock_provider import MockProvider, Reply
@@ -345,3 +348,22 @@ def test_without_a_key_the_sdk_is_not_even_imported() -> None:
     code = "import sys, services.executor.main; assert 'openai' not in sys.modules"
     environment = {name: value for name, value in os.environ.items() if name != "OPENAI_API_KEY"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+async def test_the_call_is_charged_by_the_decisions_prices_and_says_so(bench: Bench, provider: MockProvider) -> None:
+    """Whoever has the event can compute its cost again."""
+    usage = {
+        "prompt_tokens": 1000,
+        "completion_tokens": 100,
+        "prompt_tokens_details": {"cached_tokens": 400},
+        "completion_tokens_details": {"reasoning_tokens": 60},
+    }
+    provider.script(Reply(usage=usage))
+    own = Prices(source="control 1-0", rates={"input_mtok": "1", "cache_read_mtok": "0.5", "output_mtok": "2"})
+    event = bench.allowed(HELLO, **MODEL)
+    assert isinstance(event.data, TaskAllowed)
+    await bench.decide(event.model_copy(update={"data": event.data.model_copy(update={"prices": own})}))
+    async with bench.executor():
+        spent = (await bench.end(TaskSucceeded)).usage
+    assert spent.cost == from_cents("0.1") and spent.prices == own
+    assert spent.cost == charge(own, spent.tokens) and spent.tokens["output_reasoning_tokens"] == 60

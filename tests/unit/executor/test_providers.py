@@ -44,7 +44,7 @@ def call(**prompt: Any) -> Call:
 
 def read(body: bytes) -> Answer | ProviderFailure:
     try:
-        return read_completion(body, "openai", "gpt-4o-mini")
+        return read_completion(body, Call("openai", "gpt-4o-mini", {}, None, 10, "key"))
     except ProviderFailure as failure:
         return failure
 

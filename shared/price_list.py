@@ -1,0 +1,167 @@
+"""Which prices hold for a model, and what tokens cost by them. Pure; published prices are the snapshot in
+`genai-prices`, and an operator's (`price.set` on the control stream) come before them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import lru_cache
+from uuid import UUID
+
+from genai_prices import Usage as PricedUsage
+from genai_prices import __version__ as LIST_VERSION
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.data_units import unit_data
+from genai_prices.types import ModelInfo, ModelPrice, Tier, TieredPrices
+
+from shared.events.prices import Prices
+from shared.money import from_dollars
+
+ANY_MODEL = "*"
+SOURCE = f"genai-prices {LIST_VERSION}"
+MILLION = Decimal(1_000_000)
+THOUSAND = Decimal(1000)
+CALL_RATE = "requests_kcount"
+
+Overrides = Mapping[tuple[UUID | None, str, str], Prices]
+"""Prices that operators set, by tenant (None: every tenant), provider and model (or `*`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a call consumed. `input` and `output` include the others."""
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    """Of `cache_write`, those kept for an hour."""
+    reasoning: int = 0
+    input_audio: int = 0
+    output_audio: int = 0
+
+    def named(self) -> dict[str, int]:
+        """The counts by genai-prices' names, without zeros. An inner count never exceeds what holds it."""
+        write = min(self.cache_write, max(0, self.input - self.cache_read))
+        counts = {
+            "input_tokens": self.input,
+            "output_tokens": self.output,
+            "cache_read_tokens": min(self.cache_read, self.input),
+            "cache_write_tokens": write,
+            "cache_write_1h_tokens": min(self.cache_write_1h, write),
+            "output_reasoning_tokens": min(self.reasoning, self.output),
+            "input_audio_tokens": min(self.input_audio, self.input),
+            "output_audio_tokens": min(self.output_audio, self.output),
+        }
+        return {name: count for name, count in counts.items() if count}
+
+
+@dataclass(frozen=True, slots=True)
+class Dearest:
+    """The dearest that holds over all tiers and times of day, in US dollars."""
+
+    input: Decimal
+    """For one token of text."""
+    output: Decimal
+    call: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The prices that hold now, and the dearest that may hold before the call ends."""
+
+    now: Prices
+    dearest: Dearest
+
+
+def find(
+    overrides: Overrides, tenant_id: UUID | None, provider: str, model: str, now_ms: int, *, long_cache: bool = True
+) -> Found | None:
+    """The prices of a model for a tenant; None where none is known. A tenant's own come first, then everybody's.
+
+    `long_cache`: whether the caller asks for a cache of an hour, which costs more to write.
+    """
+    for owner in (tenant_id, None):
+        for name in (model, ANY_MODEL):
+            if (override := overrides.get((owner, provider, name))) is not None:
+                return Found(override, _dearest([_model_price(override)], long_cache))
+    info = _published(provider, model)
+    if info is None:
+        return None
+    periods = [info.prices] if isinstance(info.prices, ModelPrice) else [one.prices for one in info.prices]
+    prices = info.get_prices(datetime.fromtimestamp(now_ms / 1000, UTC))
+    try:
+        return Found(_recorded(prices), _dearest(periods, long_cache))
+    except LookupError:
+        return None
+
+
+def charge(prices: Prices, counts: Mapping[str, int]) -> int | None:
+    """What these tokens cost, in nanocents rounded up; None where the prices do not say. Exact, and repeatable."""
+    try:
+        return from_dollars(_model_price(prices).calc_price(PricedUsage(**counts))["total_price"])
+    except (LookupError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _published(provider: str, model: str) -> ModelInfo | None:
+    try:
+        return get_snapshot().find_provider_model(model, None, provider, None)[1]
+    except LookupError:
+        return None
+
+
+def _dearest(periods: list[ModelPrice], long_cache: bool) -> Dearest:
+    """Raises LookupError where a side has no price, or costs by a measure that nobody bounds beforehand."""
+    rates: dict[str, list[Decimal]] = {"input": [], "output": []}
+    calls = [Decimal(0)]
+    for prices in periods:
+        for unit in unit_data.values():
+            price = getattr(prices, unit["price_key"])
+            if price is None:
+                continue
+            if unit["price_key"] == CALL_RATE:
+                calls += _steps(price)
+            elif _may_be_charged(unit["dimensions"], long_cache):
+                rates[unit["dimensions"]["direction"]] += _steps(price)
+    if not rates["input"] or not rates["output"]:
+        raise LookupError("no price of a token")
+    return Dearest(max(rates["input"]) / MILLION, max(rates["output"]) / MILLION, max(calls) / THOUSAND)
+
+
+def _may_be_charged(dimensions: Mapping[str, str], long_cache: bool) -> bool:
+    """Whether a call that asks for text only may be charged in this unit."""
+    if dimensions.get("family") != "tokens" or dimensions.get("direction") not in ("input", "output"):
+        return False
+    if dimensions.get("token_type") == "citation":
+        raise LookupError("tokens of citations are not bounded by max_tokens")
+    return dimensions.get("modality", "text") == "text" and (long_cache or dimensions.get("cache_ttl") != "1h")
+
+
+def _steps(price: Decimal | TieredPrices) -> list[Decimal]:
+    return [price.base, *(tier.price for tier in price.tiers)] if isinstance(price, TieredPrices) else [price]
+
+
+def _recorded(prices: ModelPrice) -> Prices:
+    found: dict[str, str | list[tuple[int, str]]] = {}
+    for name, price in vars(prices).items():
+        if isinstance(price, TieredPrices):
+            found[name] = [(0, str(price.base)), *((tier.start, str(tier.price)) for tier in price.tiers)]
+        elif price is not None:
+            found[name] = str(price)
+    return Prices(source=SOURCE, rates=found)
+
+
+def _model_price(prices: Prices) -> ModelPrice:
+    found: dict[str, Decimal | TieredPrices | None] = {}
+    for name, rate in prices.rates.items():
+        if isinstance(rate, str):
+            found[name] = Decimal(rate)
+        else:
+            (_, base), *tiers = rate
+            found[name] = TieredPrices(Decimal(base), [Tier(start, Decimal(price)) for start, price in tiers])
+    return ModelPrice(**found)
