@@ -10,6 +10,8 @@ from shared.settings import Settings
 STUB = "stub"
 OPENAI = "openai"
 PROVIDERS = frozenset({STUB, OPENAI})
+# By what their names begin with: they think before they answer, and what they think is paid for and not shown.
+REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
 DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini"}
 
 

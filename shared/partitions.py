@@ -89,6 +89,10 @@ class Partition:
         """String: the task that is making the call which identical tasks wait for."""
         return f"{self.tag}:flight:{cache_key}"
 
+    def chunks(self, task_id: UUID) -> str:
+        """Channel on which the pieces of a streamed answer go to whom it may concern; nothing of it is kept."""
+        return f"{self.tag}:chunks:{task_id}"
+
 
 def partition_for(tenant_id: UUID, partitions: int) -> Partition:
     """The partition that holds everything of `tenant_id`."""

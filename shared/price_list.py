@@ -78,23 +78,31 @@ class Found:
 
 
 def find(
-    overrides: Overrides, tenant_id: UUID | None, provider: str, model: str, now_ms: int, *, long_cache: bool = True
+    overrides: Overrides,
+    tenant_id: UUID | None,
+    provider: str,
+    model: str,
+    now_ms: int,
+    *,
+    long_cache: bool = True,
+    gives_text: bool = True,
 ) -> Found | None:
     """The prices of a model for a tenant; None where none is known. A tenant's own come first, then everybody's.
 
-    `long_cache`: whether the caller asks for a cache of an hour, which costs more to write.
+    `long_cache`: whether the caller asks for a cache of an hour, which costs more to write. `gives_text`: whether it
+    pays for output (embeddings have none).
     """
     for owner in (tenant_id, None):
         for name in (model, ANY_MODEL):
             if (override := overrides.get((owner, provider, name))) is not None:
-                return Found(override, _dearest([_model_price(override)], long_cache))
+                return Found(override, _dearest([_model_price(override)], long_cache, gives_text))
     info = _published(provider, model)
     if info is None:
         return None
     periods = [info.prices] if isinstance(info.prices, ModelPrice) else [one.prices for one in info.prices]
     prices = info.get_prices(datetime.fromtimestamp(now_ms / 1000, UTC))
     try:
-        return Found(_recorded(prices), _dearest(periods, long_cache))
+        return Found(_recorded(prices), _dearest(periods, long_cache, gives_text))
     except LookupError:
         return None
 
@@ -115,7 +123,15 @@ def _published(provider: str, model: str) -> ModelInfo | None:
         return None
 
 
-def _dearest(periods: list[ModelPrice], long_cache: bool) -> Dearest:
+def dearest(prices: Prices) -> Dearest | None:
+    """The dearest of these prices; None where they bound nothing."""
+    try:
+        return _dearest([_model_price(prices)], long_cache=True, gives_text=True)
+    except LookupError:
+        return None
+
+
+def _dearest(periods: list[ModelPrice], long_cache: bool, gives_text: bool) -> Dearest:
     """Raises LookupError where a side has no price, or costs by a measure that nobody bounds beforehand."""
     rates: dict[str, list[Decimal]] = {"input": [], "output": []}
     calls = [Decimal(0)]
@@ -128,9 +144,10 @@ def _dearest(periods: list[ModelPrice], long_cache: bool) -> Dearest:
                 calls += _steps(price)
             elif _may_be_charged(unit["dimensions"], long_cache):
                 rates[unit["dimensions"]["direction"]] += _steps(price)
-    if not rates["input"] or not rates["output"]:
+    if not rates["input"] or (gives_text and not rates["output"]):
         raise LookupError("no price of a token")
-    return Dearest(max(rates["input"]) / MILLION, max(rates["output"]) / MILLION, max(calls) / THOUSAND)
+    output = max(rates["output"], default=Decimal(0))
+    return Dearest(max(rates["input"]) / MILLION, output / MILLION, max(calls) / THOUSAND)
 
 
 def _may_be_charged(dimensions: Mapping[str, str], long_cache: bool) -> bool:

@@ -20,13 +20,15 @@ from shared.events.prices import Prices
 from shared.events.tasks import Task
 from shared.models import PROVIDERS, STUB
 from shared.money import from_cents, from_dollars
-from shared.price_list import Found, Overrides, Tokens, charge, find
+from shared.price_list import Found, Overrides, Tokens, charge, dearest, find
 
 # What chat formats add to the text: a few tokens a message, and a few for the answer's start.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_CALL = 64
 # Anthropic puts up to about 700 tokens of its own before tools, and others something before a schema.
 TOKENS_FOR_TOOLS = 2048
+# The most that a model counts one image as: gpt-4o-mini, 2,833 and eight tiles of 5,667. Others take far less.
+TOKENS_PER_IMAGE = 50_000
 # `auto` may mean `priority` where the account is set so; these cost the listed price or less.
 STANDARD_TIERS = (None, "default", "flex", "standard_only")
 FUNCTION_TOOLS = (None, "function", "custom")
@@ -87,7 +89,7 @@ def cost(
     """What a call cost, in nanocents rounded up; None where no price is known. The stub states its own cost."""
     tokens = Tokens(input_tokens, output_tokens, cache_read=cached_input_tokens)
     if prices is None:
-        found = find({}, None, provider, model, now_ms)
+        found = find({}, None, provider, model, now_ms, gives_text=False)
         prices = found.now if found is not None else None
     return None if prices is None else charge(prices, tokens.named())
 
@@ -106,7 +108,15 @@ def quote(task: Task, terms: Terms) -> Quote:
     _refuse_unbounded(task.prompt)
     body = orjson.dumps(task.prompt)
     wanted = _output_tokens(task.prompt, terms.default_max_output_tokens)
-    found = find(terms.overrides, terms.tenant_id, task.provider, task.model, terms.now_ms, long_cache=b'"1h"' in body)
+    found = find(
+        terms.overrides,
+        terms.tenant_id,
+        task.provider,
+        task.model,
+        terms.now_ms,
+        long_cache=b'"1h"' in body,
+        gives_text=task.operation == "chat",
+    )
     if found is None or task.model.endswith(":online"):
         if terms.unpriced_worst_case is None:
             raise Refused(BlockReason.UNPRICED, f"no price is known for {task.provider}:{task.model}")
@@ -127,13 +137,23 @@ def _bounded(task: Task, found: Found, prompt_bytes: int, wanted: int) -> Quote:
     return Quote(from_dollars(fixed + each * wanted), wanted, found.now)
 
 
+def counted(task: Task, prices: Prices | None, output_tokens: int) -> int | None:
+    """What a call cost at most (nanocents), by the prices of its decision, whose answer was cut after so many tokens;
+    None where no price is known."""
+    rates = None if prices is None else dearest(prices)
+    if rates is None:
+        return None
+    prompt_tokens = _input_tokens(task.prompt, len(orjson.dumps(task.prompt)))
+    return from_dollars(rates.call + rates.input * prompt_tokens + rates.output * output_tokens)
+
+
 def _refuse_unbounded(prompt: Mapping[str, Any]) -> None:
     """What costs by other measures than text tokens at the model's listed price."""
     messages = prompt.get("messages")
     for message in messages if isinstance(messages, list) else ():
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") not in ("text", "refusal"):
+            if isinstance(part, dict) and part.get("type") not in ("text", "refusal", "image_url"):
                 raise _unbounded(f"a part of type {part.get('type')!r}")
         if isinstance(message, dict) and message.get("audio") is not None:
             raise _unbounded("audio")
@@ -158,7 +178,15 @@ def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:
     messages = prompt.get("messages")
     count = len(messages) if isinstance(messages, list) else 1
     added = any(prompt.get(name) for name in ("tools", "functions", "response_format"))
-    return prompt_bytes + TOKENS_PER_MESSAGE * count + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
+    images = sum(map(_images, messages)) if isinstance(messages, list) else 0
+    fixed = TOKENS_PER_MESSAGE * count + TOKENS_PER_IMAGE * images + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
+    return prompt_bytes + fixed
+
+
+def _images(message: Any) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    parts = content if isinstance(content, list) else ()
+    return sum(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
 
 
 def _output_tokens(prompt: Mapping[str, Any], default: int) -> int:

@@ -13,6 +13,7 @@ import asyncio
 import json
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
@@ -32,12 +33,32 @@ class Reply:
     delay_s: float = 0
     drop: Literal["", "unanswered", "in the middle"] = ""
     drip_s: float = 0
+    pieces: tuple[dict[str, Any] | bytes, ...] | None = None
+    """Of a streamed answer: chunks, or the data of an event as bytes; None: `text` in words, a stop and the usage."""
+    pause_s: float = 0
+    """Before each piece but the first."""
+    endless: bool = False
+    """Says its last piece again and again."""
     charges: bool | None = None
 
     @property
     def charged(self) -> bool:
         """Whether the provider bills this call: as a rule, when it did the work."""
         return self.status == 200 if self.charges is None else self.charges
+
+    def events(self) -> Iterator[bytes]:
+        """The data of each event of a streamed answer."""
+        for piece in self._default_pieces() if self.pieces is None else self.pieces:
+            yield piece if isinstance(piece, bytes) else json.dumps(piece).encode()
+        while self.endless and self.pieces:
+            yield json.dumps(self.pieces[-1]).encode()
+        yield b"[DONE]"
+
+    def _default_pieces(self) -> Iterator[dict[str, Any]]:
+        for number, word in enumerate(str(self.text).split(" ")):
+            yield piece({"role": "assistant", "content": word} if number == 0 else {"content": f" {word}"})
+        yield piece({}, "stop")
+        yield {**piece({}), "choices": [], "usage": self.usage}
 
     def content(self) -> bytes:
         """The response's body."""
@@ -61,6 +82,13 @@ class Reply:
         return json.dumps({name: value for name, value in completion.items() if value is not None}).encode()
 
 
+def piece(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dict[str, Any]:
+    """A chunk of a streamed answer."""
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    kind = "chat.completion.chunk"
+    return {"id": "chatcmpl-1", "object": kind, "created": 1, "model": "gpt-4o-mini", "choices": [choice], **more}
+
+
 @dataclass(frozen=True)
 class Received:
     """One request as it arrived."""
@@ -77,6 +105,8 @@ class MockProvider:
     def __init__(self, default: Reply | None = None) -> None:
         self.default = default or Reply()
         self.calls: list[Received] = []
+        self.abandoned = 0
+        """Streams whose client went before their end."""
         self._script: deque[Reply] = deque()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="mock provider", daemon=True)
@@ -117,6 +147,26 @@ class MockProvider:
         self.calls.append(Received(path, headers, body, reply))
         return reply
 
+    async def _stream(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Server-sent events in chunked encoding; the connection ends with them."""
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
+        leaving = asyncio.create_task(reader.read(1))
+        try:
+            for number, data in enumerate(reply.events()):
+                if number and reply.pause_s:
+                    await asyncio.wait({leaving}, timeout=reply.pause_s)
+                if leaving.done():
+                    self.abandoned += 1
+                    return False
+                event = b"data: %s\n\n" % data
+                writer.write(b"%x\r\n%s\r\n" % (len(event), event))
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+            await writer.drain()
+        finally:
+            leaving.cancel()
+        return False
+
     async def _start(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -147,10 +197,13 @@ class MockProvider:
         path = head[0].split(" ")[1]
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
-        reply = self.answer(path, headers, json.loads(body) if body else {})
+        asked = json.loads(body) if body else {}
+        reply = self.answer(path, headers, asked)
         await asyncio.sleep(reply.delay_s)
         if reply.drop == "unanswered":
             return False
+        if asked.get("stream") and reply.status == 200 and reply.body is None:
+            return await self._stream(reply, reader, writer)
         content = reply.content()
         lines = [
             f"HTTP/1.1 {reply.status} Scripted",

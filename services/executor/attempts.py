@@ -12,10 +12,11 @@ import structlog
 
 from services.executor import ends
 from services.executor.delivery import Delivery
-from services.executor.execution import Expired, Go, Permission, Stop, permission, wait_before_retry
+from services.executor.execution import Expired, Go, Permission, Stop, permission, stopped, wait_before_retry
 from services.executor.journal import Journal, Verdict
 from services.executor.metrics import LATE_RESULTS, PROVIDER_SECONDS
 from services.executor.providers import Answer, Call, Provider, ProviderFailure
+from services.executor.streaming import CLIENT_LEFT, Cut, Streaming
 from shared.clock import Clock
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed, Usage
@@ -24,7 +25,7 @@ from shared.streams.control_reader import ControlReader
 
 log = structlog.get_logger(__name__)
 
-_Calling = asyncio.Task[Answer | Stop | Expired]
+_Calling = asyncio.Task[Answer | Stop | Expired | Cut]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +121,21 @@ class Attempts:
         self, delivery: Delivery, number: int, stops_at: float
     ) -> tuple[Payload | Stop | Expired, float | None]:
         """What one call came to, and after how long another try makes sense (None: not)."""
-        started = time.monotonic()
-        calling: _Calling = asyncio.create_task(self._call(delivery, number, stops_at - started))
+        started, cut = time.monotonic(), None
+        streaming = self._streaming(delivery, number) if delivery.allowed.task.stream else None
+        calling: _Calling = asyncio.create_task(self._call(delivery, number, stops_at - started, streaming))
         try:
-            await asyncio.wait({calling}, timeout=stops_at - started)
+            if streaming is None:
+                await asyncio.wait({calling}, timeout=stops_at - started)
+            else:
+                cut = await streaming.cut(calling, stops_at - started)
         except asyncio.CancelledError:
             calling.cancel()
             raise
         latency_ms = since(started)
         PROVIDER_SECONDS.labels(delivery.allowed.task.provider).observe(latency_ms / 1000)
+        if streaming is not None and cut is not None:
+            return ends.cut(delivery, number, cut, streaming, latency_ms), None
         if not calling.done():
             self._listen(delivery, number, calling, started)
             return ends.timed_out(delivery, number, latency_ms), None
@@ -138,10 +145,27 @@ class Attempts:
             wait_s = wait_before_retry(failure, number, self._max_attempts, stops_at - time.monotonic())
             return ends.failed(delivery, number, failure, latency_ms), wait_s
         if isinstance(reply, Answer):
-            return ends.succeeded(delivery, number, reply, latency_ms), None
+            return ends.succeeded(delivery, number, reply, latency_ms, streaming), None
+        if isinstance(reply, Cut):
+            assert streaming is not None, "only a stream is cut"
+            return ends.cut(delivery, number, reply, streaming, latency_ms), None
         return reply, None
 
-    async def _call(self, delivery: Delivery, number: int, timeout_s: float) -> Answer | Stop | Expired:
+    def _streaming(self, delivery: Delivery, number: int) -> Streaming:
+        def stops() -> Stop | None:
+            control = self._control
+            return stopped(delivery, control.state, stale=control.is_stale, now_ms=self._clock.now_ms())
+
+        task, bound = delivery.allowed.task, delivery.allowed.max_output_tokens
+        choices = task.prompt.get("n")
+        answers = choices if isinstance(choices, int) else 1
+        channel = delivery.partition.chunks(task.task_id)
+        most = None if bound is None else bound * answers
+        return Streaming(self._journal.pipeline, channel, delivery.attempt_id(number), stops, most)
+
+    async def _call(
+        self, delivery: Delivery, number: int, timeout_s: float, streaming: Streaming | None
+    ) -> Answer | Stop | Expired | Cut:
         """The provider's answer, or why it was not asked. Whatever it raises is a failure."""
         task = delivery.allowed.task
         provider = self._providers.get(task.provider)
@@ -157,12 +181,16 @@ class Attempts:
             attempt_id=str(delivery.attempt_id(number)),
             prices=delivery.allowed.prices,
         )
+        if streaming is not None and not await streaming.is_awaited():
+            return Cut(CLIENT_LEFT, "nobody listened", asked=False)
         # The last moment: from here to the provider nothing else of this process runs.
         allowed = self.permission(delivery)
         if not isinstance(allowed, Go):
             return allowed
         try:
-            return await provider.call(call)
+            if task.operation == "embeddings":
+                return await provider.embed(call)
+            return await (provider.call(call) if streaming is None else provider.stream(call, streaming.hear))
         except (ProviderFailure, asyncio.CancelledError):
             raise
         except Exception as error:

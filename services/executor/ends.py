@@ -6,15 +6,20 @@ from services.executor import storable
 from services.executor.delivery import Delivery
 from services.executor.execution import Stop
 from services.executor.providers.protocol import Answer, ProviderFailure
+from services.executor.streaming import HOLD_REACHED, Cut, Streaming
+from shared import pricing
 from shared.events.decisions import TaskBlocked
 from shared.events.outcomes import (
     AttemptResolved,
     AttemptStarted,
     DecisionExpired,
+    Spend,
     TaskFailed,
     TaskSucceeded,
     Usage,
 )
+from shared.events.tasks import Task
+from shared.models import REASONING_MODELS, STUB
 from shared.money import MAX_NANOCENTS
 
 MAX_DETAIL = 2000
@@ -31,9 +36,12 @@ def started(delivery: Delivery, number: int, executor: str) -> AttemptStarted:
     )
 
 
-def succeeded(delivery: Delivery, number: int, answer: Answer, latency_ms: int) -> TaskSucceeded:
-    """The provider answered."""
+def succeeded(
+    delivery: Delivery, number: int, answer: Answer, latency_ms: int, streaming: Streaming | None = None
+) -> TaskSucceeded:
+    """The provider answered. Of a stream the number of its pieces is kept: who listened knows whether all came."""
     task = delivery.allowed.task
+    streamed = {} if streaming is None else {"chunks": streaming.chunks}
     return TaskSucceeded(
         task=delivery.ref,
         decision_id=delivery.decision_id,
@@ -42,7 +50,7 @@ def succeeded(delivery: Delivery, number: int, answer: Answer, latency_ms: int) 
         provider_attempted=True,
         output_text=storable.text(answer.output_text),
         reasoning_trace=storable.trace(answer.reasoning_trace),
-        response_metadata={**storable.tree(answer.metadata), "boundary_id": storable.BOUNDARY_ID},
+        response_metadata={**storable.tree(answer.metadata), **streamed, "boundary_id": storable.BOUNDARY_ID},
         usage=usage(delivery, answer, latency_ms),
         cache_key=task.cache_key,
         cache_watermark=task.cache_watermark,
@@ -66,6 +74,40 @@ def failed(delivery: Delivery, number: int, failure: ProviderFailure, latency_ms
         usage=spent,
         cache_watermark=delivery.allowed.task.cache_watermark,
     )
+
+
+def cut(delivery: Delivery, number: int, why: Cut, streaming: Streaming, latency_ms: int) -> TaskFailed:
+    """The stream was cut. What came is counted and paid for as the most that it can have been.
+
+    Nobody can count what a model thinks in silence: then, as without a price, the spend is uncertain.
+    """
+    task, reserved = delivery.allowed.task, delivery.allowed.reservation.amount
+    tokens = streaming.count.at_most
+    cost = reserved if task.provider == STUB else pricing.counted(task, delivery.allowed.prices, tokens)
+    spend: Spend = "none" if not why.asked else "uncertain" if cost is None or thinks(task) else "certain"
+    spent = Usage(latency_ms=latency_ms)
+    if spend == "certain" and cost is not None:
+        # Only a provider that passed its bound can have cost more than the bound.
+        most = cost if why.reason == HOLD_REACHED else min(cost, reserved)
+        spent = Usage(output_tokens=storable.tokens(tokens), cost=min(most, MAX_NANOCENTS), latency_ms=latency_ms)
+    return TaskFailed(
+        task=delivery.ref,
+        decision_id=delivery.decision_id,
+        attempt_id=delivery.attempt_id(number),
+        reason=f"stream_cut:{why.reason}",
+        detail=f"{why.detail}; {streaming.chunks} pieces, at most {tokens} tokens, had come",
+        provider_attempted=why.asked,
+        counts_for_breaker=False,
+        spend=spend,
+        usage=spent,
+        cache_watermark=task.cache_watermark,
+    )
+
+
+def thinks(task: Task) -> bool:
+    """Whether the model may have written tokens that nobody saw."""
+    asked = any(task.prompt.get(name) for name in ("reasoning_effort", "reasoning"))
+    return asked or task.model.rsplit("/", 1)[-1].startswith(REASONING_MODELS)
 
 
 def timed_out(delivery: Delivery, number: int, latency_ms: int) -> TaskFailed:

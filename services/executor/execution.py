@@ -80,6 +80,11 @@ def permission(delivery: Delivery, control: ControlState, *, stale: bool, now_ms
     """Whether a call may start for this task now, though policy allowed it: an order came since, or might have."""
     if now_ms >= delivery.allowed.expires_at_ms:
         return Expired()
+    return stopped(delivery, control, stale=stale, now_ms=now_ms) or Go()
+
+
+def stopped(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: int) -> Stop | None:
+    """What stops this task now, also while its answer is streamed; None where nothing does."""
     if stale:
         return Stop(BlockReason.CONTROL_STALE, {"problem": "the control stream could not be read in time"})
     switch = control.switch_for(delivery.tenant_id, delivery.user_id, delivery.allowed.task, now_ms)
@@ -89,7 +94,7 @@ def permission(delivery: Delivery, control: ControlState, *, stale: bool, now_ms
     shutoff = control.shutoff_for(delivery.tenant_id, delivery.user_id, now_ms)
     if shutoff is not None:
         return Stop(shutoff.reason, {"actor": shutoff.actor, "until_ms": shutoff.until_ms})
-    return Go()
+    return None
 
 
 def without_answer(delivery: Delivery) -> Go | Stop:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -14,6 +17,7 @@ from services.gateway.acceptance import Acceptor
 from services.gateway.auth import Doorkeeper, user_for
 from services.gateway.capacity import Capacity
 from services.gateway.history import History
+from services.gateway.listening import Feed, Listening
 from services.gateway.metrics import SUBMISSIONS
 from services.gateway.problems import Problem
 from services.gateway.results import Results, TooManyWait
@@ -22,6 +26,7 @@ from shared.clock import Clock
 from shared.control_state import Key
 from shared.events.envelope import Envelope
 from shared.events.results import TaskResult
+from shared.events.tasks import Operation
 from shared.settings import Settings
 
 # W3C Trace Context, version 00. A header of another form is not passed on.
@@ -38,6 +43,18 @@ class Submitted:
     result: TaskResult | None
 
 
+@dataclass(frozen=True, slots=True)
+class Listened:
+    """A task that is durable, its pieces, and its result once it has ended."""
+
+    task_id: UUID
+    tenant_id: UUID
+    future: asyncio.Future[TaskResult]
+    feed: Feed
+    had_ended: bool
+    """Before it was submitted this time: no pieces will come."""
+
+
 class Door:
     """The services behind the HTTP routes."""
 
@@ -47,12 +64,14 @@ class Door:
         acceptor: Acceptor,
         capacity: Capacity,
         results: Results,
+        listening: Listening,
         history: History,
         clock: Clock,
         settings: Settings,
     ) -> None:
         self.keeper = keeper
         self.results = results
+        self.listening = listening
         self.history = history
         self.settings = settings
         self._acceptor = acceptor
@@ -76,9 +95,18 @@ class Door:
             raise Problem(400, "incomplete_body", "the body ended before all of it was there") from error
         return b"".join(parts)
 
-    async def submit(self, request: Request, key: Key, task: TaskRequest, *, origin: str, wait_s: float) -> Submitted:
+    async def submit(
+        self,
+        request: Request,
+        key: Key,
+        task: TaskRequest,
+        *,
+        origin: str,
+        wait_s: float,
+        operation: Operation = "chat",
+    ) -> Submitted:
         """Submit and wait up to `wait_s`. Raises Problem 403, 409, 422, 503."""
-        event = self._event(request, key, task, origin)
+        event = self._event(request, key, task, origin, operation)
         task_id = UUID(event.subject)
         try:
             if wait_s > 0:
@@ -92,7 +120,37 @@ class Door:
             raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
         return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
 
-    def _event(self, request: Request, key: Key, task: TaskRequest, origin: str) -> Envelope:
+    @asynccontextmanager
+    async def submit_streamed(
+        self, request: Request, key: Key, task: TaskRequest, *, origin: str
+    ) -> AsyncIterator[Listened]:
+        """Submit, and listen to the answer while it comes; who leaves this block has left. Raises as `submit`."""
+        event = self._event(request, key, task, origin, stream=True)
+        task_id = UUID(event.subject)
+        try:
+            async with AsyncExitStack() as stack:
+                future = await stack.enter_async_context(self.results.expect(task_id))
+                try:
+                    feed = await stack.enter_async_context(self.listening.listen(key.tenant_id, task_id))
+                except (RedisError, OSError, TimeoutError) as error:
+                    raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
+                result = await self._accept(event, origin)
+                if result is not None and not future.done():
+                    future.set_result(result)
+                yield Listened(task_id, key.tenant_id, future, feed, result is not None)
+        except TooManyWait as error:
+            raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
+
+    def _event(
+        self,
+        request: Request,
+        key: Key,
+        task: TaskRequest,
+        origin: str,
+        operation: Operation = "chat",
+        *,
+        stream: bool = False,
+    ) -> Envelope:
         """The event that accepting this task appends."""
         if task.tenant_id not in (None, key.tenant_id):
             raise Problem(403, "wrong_tenant", "this key belongs to another tenant")
@@ -112,6 +170,8 @@ class Door:
                 settings=self.settings,
                 environ=os.environ,
                 traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
+                operation=operation,
+                stream=stream,
             )
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error

@@ -17,6 +17,7 @@ from services.gateway.door import Door
 from services.gateway.group_reader import GroupReader
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, check_order
+from services.gateway.listening import Listening
 from services.gateway.results import Results
 from shared.clock import ServerClock
 from shared.partitions import CONTROL, INBOX
@@ -45,7 +46,8 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
     acceptor, results = Acceptor(redis, settings), Results(redis, settings.partitions)
     capacity, keeper = Capacity(redis), Doorkeeper(control, clock, settings.rate_limit_per_second)
-    door = Door(keeper, acceptor, capacity, results, history, clock, settings)
+    listening = Listening(redis, settings.partitions, name)
+    door = Door(keeper, acceptor, capacity, results, listening, history, clock, settings)
     inbox = GroupReader(
         redis, INBOX, "gateway", name, Inbox(acceptor, capacity, clock, settings).take, settings, removes=True
     )
@@ -57,6 +59,7 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
             "inbox": inbox.problem,
             "orders": orders.problem,
             "memory": capacity.problem,
+            "streams": listening.problem,
             **{f"partition {number}": problem for number, problem in results.problems.items()},
         }
 
@@ -65,6 +68,7 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
         clock.first(control.follow),
         partial(clock.follow, redis),
         capacity.follow,
+        listening.follow,
         clock.first(inbox.run),
         orders.run,
         *results.readers(),

@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from shared.events.control import first_problem
 from shared.events.envelope import Envelope, new
-from shared.events.tasks import Task, TaskSubmitted, TaskType, cache_key_of, fingerprint_of, task_id_of
+from shared.events.tasks import Operation, Task, TaskSubmitted, TaskType, cache_key_of, fingerprint_of, task_id_of
 from shared.models import resolve
 from shared.money import from_cents
 from shared.settings import Settings
@@ -140,6 +140,8 @@ def submission(
     settings: Settings,
     environ: Mapping[str, str],
     traceparent: str | None = None,
+    operation: Operation = "chat",
+    stream: bool = False,
 ) -> Envelope:
     """The `task.submitted` event of a request. The same request always gives the same event id."""
     prompt = request.prompt
@@ -148,7 +150,9 @@ def submission(
     task_id = task_id_of(tenant_id, request.task_type, request_id)
     named = f"{provider}:{model}"
     cached = prompt.get("cache_enabled", False)
-    body = {"task_type": request.task_type.value, "prompt": prompt, "max_cost": max_cost}
+    body: dict[str, Any] = {"task_type": request.task_type.value, "prompt": prompt, "max_cost": max_cost}
+    if operation != "chat":  # the same words are another question then
+        body["operation"], named = operation, f"{named}:{operation}"
     fingerprint = fingerprint_of(user_id, body)
     task = Task(
         task_id=task_id,
@@ -164,6 +168,8 @@ def submission(
         kill_switch=prompt.get("kill_switch", False),
         retry_safe=prompt.get("retry_safe", False),
         origin=origin,
+        operation=operation,
+        stream=stream,
     )
     return new(
         TaskSubmitted(task=task),

@@ -6,8 +6,9 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
+from shared.events import completion
 from shared.events.decisions import TaskBlocked
 from shared.events.envelope import Envelope
 from shared.events.outcomes import TaskFailed, TaskSucceeded
@@ -52,6 +53,15 @@ class TaskResult(BaseModel):
     model: str
     provider: str
     usage: ResultUsage = ResultUsage()
+    completion: dict[str, Any] | None = Field(
+        None,
+        description="The answer in OpenAI's shape, as the provider gave it, without a text that is `output_text`.",
+    )
+    chunks: int = Field(0, description="In how many pieces it was streamed.")
+
+    def shown(self) -> dict[str, Any]:
+        """As JSON for who asks about a task; what only the OpenAI-compatible door needs is left out."""
+        return self.model_dump(mode="json", exclude={"completion", "chunks"})
 
 
 END_EVENTS = frozenset({TaskBlocked.event_type, TaskSucceeded.event_type, TaskFailed.event_type})
@@ -73,6 +83,8 @@ def result_of(event: Envelope) -> TaskResult:
             "provider_attempted": end.provider_attempted,
             "output_text": end.output_text,
             "usage": _usage(end),
+            "completion": completion.without_text(end.response_metadata.get("completion"), end.output_text),
+            "chunks": 0 if end.was_cached else end.response_metadata.get("chunks", 0),
         }
     else:
         raise TypeError(f"{event.type} does not end a task")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from uuid import UUID, uuid5
 
 import orjson
@@ -26,6 +26,9 @@ class TaskType(StrEnum):
     def endpoint(self) -> str:
         """The name under which the ledger files this task type (the replaced system's, kept for its queries)."""
         return f"app.tasks.llm.{self.value}"
+
+
+Operation = Literal["chat", "embeddings"]
 
 
 class TaskRef(BaseModel):
@@ -51,6 +54,8 @@ class Task(TaskRef):
     kill_switch: bool = Field(False, description="The task asks not to be executed (a rehearsal of the stop).")
     retry_safe: bool = Field(False, description="The caller says that a second call does no harm.")
     origin: str = Field("http", description="`http`, `inbox` or `openai`.")
+    operation: Operation = Field("chat", description="What is asked of the model.")
+    stream: bool = Field(False, description="Somebody listens to the answer while it comes (ADR 9).")
 
 
 class TaskSubmitted(Payload):

@@ -10,6 +10,7 @@ from redis.exceptions import NoPermissionError
 
 TASKS, DECISIONS, OUTCOMES = "{skeldir:0}:tasks", "{skeldir:0}:decisions", "{skeldir:0}:outcomes"
 POLICY, ACCOUNT, TASK = "{skeldir:0}:policy", "{skeldir:0}:account:t:*", "{skeldir:0}:task:t"
+CHUNKS = "{skeldir:0}:chunks:t"
 CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead-letters"
 
 
@@ -35,6 +36,12 @@ CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead
         ("policy", ("PEXPIRE", DECISIONS, "1")),
         ("policy", ("PEXPIRE", POLICY, "1")),
         ("policy", ("PEXPIRE", ACCOUNT, "1")),
+        # Pieces of answers come from the executor alone, and go to gateways alone.
+        ("gateway", ("SPUBLISH", CHUNKS, "x")),
+        ("policy", ("SPUBLISH", CHUNKS, "x")),
+        ("executor", ("SSUBSCRIBE", CHUNKS)),
+        ("ledger", ("SSUBSCRIBE", CHUNKS)),
+        ("executor", ("SPUBLISH", "elsewhere", "x")),
         ("ledger", ("XTRIM", CONTROL, "MAXLEN", "0")),
         ("ledger", ("XTRIM", DEAD_LETTERS, "MAXLEN", "0")),
     ],

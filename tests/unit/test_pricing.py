@@ -17,7 +17,7 @@ from shared.events.prices import Prices
 from shared.events.tasks import Task, TaskType
 from shared.money import from_cents
 from shared.price_list import Tokens, charge
-from shared.pricing import Quote, Refused, Terms, cost, quote
+from shared.pricing import Quote, Refused, Terms, cost, counted, quote
 
 LISTED = frozenset({"stub", "openai", "anthropic", "google"})
 MODELS = ["gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-5", "gpt-5-nano", "o3"]
@@ -76,7 +76,7 @@ def test_with_a_max_cost_the_output_is_limited_until_the_worst_case_fits(max_cos
         (task(provider="nowhere"), BlockReason.UNKNOWN_PROVIDER),
         (task("gpt-4o", max_cost=1, input="hello"), BlockReason.MAX_COST),
         (
-            task(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "u"}}]}]),
+            task(messages=[{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]),
             BlockReason.UNPRICED,
         ),
         (task(messages=[{"role": "assistant", "audio": {"id": "a"}}]), BlockReason.UNPRICED),
@@ -95,6 +95,31 @@ def test_what_cannot_be_bounded_is_refused(one: Task, reason: BlockReason) -> No
 def test_several_choices_cost_several_times() -> None:
     one, three = priced(task(input="x", max_tokens=100)), priced(task(input="x", max_tokens=100, n=3))
     assert three.amount > 2 * one.amount
+
+
+def test_an_image_is_bounded_by_the_most_that_a_model_counts_one_as() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    messages = [{"role": "user", "content": [picture, picture]}]
+    # gpt-4o-mini counts an image as up to 2,833 tokens and eight tiles of 5,667.
+    true = cost("openai", "gpt-4o-mini", 2 * (2833 + 8 * 5667) + 20, 10)
+    assert true is not None and true <= priced(task(messages=messages, max_tokens=10)).amount
+
+
+def test_embeddings_cost_their_input_alone() -> None:
+    one = task("text-embedding-3-small", input=["hello", "you"]).model_copy(update={"operation": "embeddings"})
+    true = cost("openai", "text-embedding-3-small", 20, 0)
+    assert true is not None and true <= priced(one).amount
+    with pytest.raises(Refused):
+        priced(task("text-embedding-3-small", input="a model without text to sell"))
+
+
+def test_what_a_cut_answer_cost_is_never_counted_too_low_nor_above_its_bound() -> None:
+    one = task(input="hello", max_tokens=100)
+    true, bound = cost("openai", "gpt-4o-mini", 5, 40), priced(one)
+    most = counted(one, bound.prices, 40)
+    assert true is not None and most is not None and true <= most <= bound.amount
+    assert counted(one, bound.prices, 100) == bound.amount
+    assert counted(one, None, 1) is None
 
 
 def test_a_configured_worst_case_stands_in_for_an_unknown_price() -> None:

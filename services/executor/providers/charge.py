@@ -37,7 +37,7 @@ def charged(call: Call, tokens: Tokens | None) -> Charged:
         return UNKNOWN
     prices = call.prices
     if prices is None:
-        found = find({}, None, call.provider, call.model, int(time.time() * 1000))
+        found = find({}, None, call.provider, call.model, int(time.time() * 1000), gives_text=False)
         prices = found.now if found is not None else None
     counts = tokens.named()
     cost = charge(prices, counts) if prices is not None else None

@@ -16,6 +16,7 @@ from openai import AsyncOpenAI
 from services.executor.providers.chunks import Assembly, in_one_piece
 from services.executor.providers.completion import answer_of, read_completion, read_embeddings
 from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure, Spend
+from shared.models import REASONING_MODELS
 
 # Ours, or the stub's: never sent to a provider.
 _NOT_SENT = frozenset(
@@ -25,7 +26,6 @@ _NOT_SENT = frozenset(
     }
 )  # fmt: skip
 _OUTPUT_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
-_REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
 _BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
 # Answered by something between us and the provider, which may have done the work and charged for it.
 _PERHAPS_SPENT = frozenset({408, 502, 504, 520, 522, 524})
@@ -171,7 +171,7 @@ def parameters_of(call: Call) -> dict[str, Any]:
         for name, value in call.prompt.items()
         if name not in _NOT_SENT and not name.startswith("simulated_")
     }
-    newer = "max_completion_tokens" in call.prompt or call.model.startswith(_REASONING_MODELS)
+    newer = "max_completion_tokens" in call.prompt or call.model.startswith(REASONING_MODELS)
     if call.max_output_tokens is not None:
         found["max_completion_tokens" if newer else "max_tokens"] = call.max_output_tokens
     return found

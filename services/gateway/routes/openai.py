@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
+from services.gateway import openai_shape
 from services.gateway.door import Door, Submitted, too_large
 from services.gateway.problems import Problem
-from services.gateway.submission import Invalid, parse_json, validate
-from shared.events.decisions import BlockReason
+from services.gateway.routes.openai_stream import StreamedCompletion
+from services.gateway.submission import Invalid, TaskRequest, parse_json, validate
 from shared.events.results import TaskResult
 from shared.models import DEFAULT_MODELS
 
-# What of the caller's body is not part of the question: transport, and who asks.
+# What of the caller's body is not part of the question: transport.
 _TRANSPORT = frozenset({"stream", "stream_options"})
-_STOPPED = frozenset(
-    {BlockReason.KILL_SWITCH, BlockReason.BREAKER_OPEN, BlockReason.CONTROL_STALE, BlockReason.POLICY_ERROR}
-)
-_INVALID = frozenset({BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER, BlockReason.MAX_COST})
+# An answer has at most 4 MiB, and that many vectors fit into it.
+MAX_EMBEDDED = 200
 
 
 def router(door: Door) -> APIRouter:
@@ -38,37 +35,75 @@ def router(door: Door) -> APIRouter:
         `X-Skeldir-Cache: on`, `X-Skeldir-Cache-Watermark`, `X-Skeldir-Correlation-Id`.
         """
         key = door.keeper.admit(request, "producer")
-        try:
-            body = parse_json(await door.body(request), door.settings.max_body_bytes, door.settings.max_body_depth)
-            if not isinstance(body.get("messages"), list) or not body["messages"]:
-                raise Invalid("messages: a list with at least one message is required")
-            task = validate(_task(request, body))
-        except Invalid as error:
-            raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_request", str(error))) from error
-        submitted = await door.submit(request, key, task, origin="openai", wait_s=door.settings.max_wait_seconds)
-        result = _answered(submitted)
-        headers = {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
+        body, task = await _read(door, request, _messages)
         if body.get("stream"):
             options = body.get("stream_options")
             usage = isinstance(options, dict) and bool(options.get("include_usage"))
-            return StreamingResponse(_chunks(result, usage), media_type="text/event-stream", headers=headers)
-        return JSONResponse(_completion(result), headers=headers)
+            return StreamedCompletion(door, request, key, task, usage=usage)
+        wait_s = door.settings.max_wait_seconds
+        result = _answered(await door.submit(request, key, task, origin="openai", wait_s=wait_s))
+        return JSONResponse(openai_shape.completion(result, int(time.time())), headers=_headers(result))
+
+    @routes.post("/embeddings", summary="OpenAI's embeddings, governed")
+    async def embeddings(request: Request) -> Response:
+        """As the chat completions, with the same headers."""
+        key = door.keeper.admit(request, "producer")
+        _, task = await _read(door, request, _input)
+        wait_s = door.settings.max_wait_seconds
+        submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s, operation="embeddings")
+        result = _answered(submitted)
+        if result.completion is None:
+            raise Problem(502, "no_embeddings", f"task {result.task_id} has no embeddings", retry=False)
+        return JSONResponse(result.completion, headers=_headers(result))
 
     @routes.get("/models", summary="Models that can be named")
     async def models(request: Request) -> Response:
         """The default model of each provider; any other model of a known provider can be named too."""
         door.keeper.admit(request)
-        known = [f"{provider}:{model}" for provider, model in DEFAULT_MODELS.items()]
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": name.split(":")[0]} for name in known]
+        data = [_model(f"{provider}:{model}") for provider, model in DEFAULT_MODELS.items()]
         return JSONResponse({"object": "list", "data": data})
+
+    @routes.get("/models/{name:path}", summary="One model")
+    async def model(request: Request, name: str) -> Response:
+        """One of the models that are listed."""
+        door.keeper.admit(request)
+        if name not in {f"{provider}:{model}" for provider, model in DEFAULT_MODELS.items()}:
+            raise Problem(404, "model_not_found", f"{name!r} is not listed; it may be used all the same", retry=False)
+        return JSONResponse(_model(name))
 
     return routes
 
 
+async def _read(door: Door, request: Request, check: Any) -> tuple[dict[str, Any], TaskRequest]:
+    """The body, and the task that it is. Raises Problem 413, 422."""
+    try:
+        body = parse_json(await door.body(request), door.settings.max_body_bytes, door.settings.max_body_depth)
+        check(body)
+        return body, validate(_task(request, body))
+    except Invalid as error:
+        raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_request", str(error))) from error
+
+
+def _messages(body: dict[str, Any]) -> None:
+    if not isinstance(body.get("messages"), list) or not body["messages"]:
+        raise Invalid("messages: a list with at least one message is required")
+
+
+def _input(body: dict[str, Any]) -> None:
+    asked = body.get("input")
+    if not asked or not isinstance(asked, str | list):
+        raise Invalid("input: a string or a list that is not empty is required")
+    if isinstance(asked, list) and not isinstance(asked[0], int) and len(asked) > MAX_EMBEDDED:
+        raise Invalid(f"input: at most {MAX_EMBEDDED} in one request; send several")
+
+
 def _task(request: Request, body: dict[str, Any]) -> dict[str, Any]:
-    """The task that a chat completion is."""
+    """The task that a request is."""
     headers = request.headers
     prompt = {name: value for name, value in body.items() if name not in _TRANSPORT and value is not None}
+    options = body.get("stream_options")
+    if isinstance(options, dict) and (others := {k: v for k, v in options.items() if k != "include_usage"}):
+        prompt["stream_options"] = others  # what we do not know is the provider's
     if headers.get("x-skeldir-cache", "").lower() in ("on", "true", "1"):
         prompt["cache_enabled"] = True
         watermark = headers.get("x-skeldir-cache-watermark", "0")
@@ -90,58 +125,14 @@ def _answered(submitted: Submitted) -> TaskResult:
     if result is None:
         detail = f"task {submitted.task_id} has not ended in time; ask again with the same Idempotency-Key"
         raise Problem(504, "still_pending", detail, retry=False)
-    if result.status == "blocked":
-        reason = result.blocked_reason or "blocked"
-        detail = f"blocked by policy: {reason} (task {result.task_id})"
-        if reason in _INVALID:
-            raise Problem(400, reason, detail, retry=False)
-        raise Problem(503 if reason in _STOPPED else 429, reason, detail, retry=False)
-    if result.status == "failed":
-        reason = result.failure_reason or "failed"
-        timeout = reason == "provider_timeout"
-        detail = f"the provider failed: {reason} (task {result.task_id})"
-        raise Problem(504 if timeout else 502, reason, detail, retry=False)
+    if problem := openai_shape.problem_of(result):
+        raise problem
     return result
 
 
-def _completion(result: TaskResult) -> dict[str, Any]:
-    return {
-        "id": f"chatcmpl-{result.task_id}",
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": result.model,
-        "choices": [
-            {
-                "index": 0,
-                "message": {"role": "assistant", "content": result.output_text},
-                "logprobs": None,
-                "finish_reason": "stop",
-            }
-        ],
-        "usage": _usage(result),
-    }
+def _headers(result: TaskResult) -> dict[str, str]:
+    return {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
 
 
-def _usage(result: TaskResult) -> dict[str, int]:
-    inputs, outputs = result.usage.input_tokens, result.usage.output_tokens
-    return {"prompt_tokens": inputs, "completion_tokens": outputs, "total_tokens": inputs + outputs}
-
-
-async def _chunks(result: TaskResult, usage: bool) -> AsyncIterator[bytes]:
-    """The answer as a stream of chunks."""
-    base = {
-        "id": f"chatcmpl-{result.task_id}",
-        "object": "chat.completion.chunk",
-        "created": int(time.time()),
-        "model": result.model,
-    }
-    for delta, finish in (
-        ({"role": "assistant", "content": ""}, None),
-        ({"content": result.output_text}, None),
-        ({}, "stop"),
-    ):
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        yield b"data: %s\n\n" % orjson.dumps({**base, "choices": [choice]})
-    if usage:
-        yield b"data: %s\n\n" % orjson.dumps({**base, "choices": [], "usage": _usage(result)})
-    yield b"data: [DONE]\n\n"
+def _model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": name.split(":")[0]}

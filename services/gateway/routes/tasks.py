@@ -41,7 +41,7 @@ def router(door: Door) -> APIRouter:
         submitted = await door.submit(request, key, task, origin="http", wait_s=wait_s)
         location = {"Location": f"/v1/tasks/{submitted.task_id}"}
         if submitted.result is not None and wait_s > 0:
-            return _json(submitted.result.model_dump(mode="json"), 200, location)
+            return _json(submitted.result.shown(), 200, location)
         pending = {
             "task_id": str(submitted.task_id),
             "api_call_id": str(submitted.task_id),
@@ -50,7 +50,7 @@ def router(door: Door) -> APIRouter:
             "task_type": task.task_type.value,
         }
         if submitted.result is not None:
-            return _json(submitted.result.model_dump(mode="json"), 202, location)
+            return _json(submitted.result.shown(), 202, location)
         return _json({**pending, "status": "pending"}, 202, location)
 
     @routes.get("/{task_id}", summary="The result of a task, or that it is pending")
@@ -134,7 +134,7 @@ async def _look(door: Door, key: Key, task_id: UUID, user: str | None) -> dict[s
 def _shown(task_id: UUID, record: dict[bytes, bytes]) -> dict[str, Any]:
     """The task as its record tells it."""
     if record.get(b"result"):
-        return TaskResult.model_validate_json(record[b"result"]).model_dump(mode="json")
+        return TaskResult.model_validate_json(record[b"result"]).shown()
     return {
         "task_id": str(task_id),
         "api_call_id": str(task_id),
@@ -157,7 +157,7 @@ async def _from_history(door: Door, key: Key, task_id: UUID, user: str | None) -
         raise Problem(503, "ledger_unreachable", "the ledger cannot be read", retry_after_s=2) from error
     if result is None:
         raise _unknown(task_id)
-    return result.model_dump(mode="json")
+    return result.shown()
 
 
 def _unknown(task_id: UUID) -> Problem:
