@@ -7,6 +7,7 @@ from typing import Literal
 
 from redis.asyncio import Redis
 
+from services.gateway.recognition import Recognition
 from shared.events.envelope import Envelope
 from shared.events.results import TaskResult
 from shared.events.tasks import TaskSubmitted
@@ -18,29 +19,32 @@ from shared.streams.pipeline import ScriptPipeline
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What became of a submission; `result` where the task has ended already."""
+    """What became of a submission; `result` where the task has ended already. `forgotten`: only the books know it."""
 
-    status: Literal["accepted", "duplicate", "conflict", "full"]
+    status: Literal["accepted", "duplicate", "forgotten", "conflict", "full"]
     result: TaskResult | None = None
 
 
 class Acceptor:
     """Accepts tasks into the log."""
 
-    def __init__(self, redis: Redis, settings: Settings) -> None:
+    def __init__(self, redis: Redis, recognition: Recognition, settings: Settings) -> None:
+        self._recognition = recognition
         self._pipeline = ScriptPipeline(redis)
         self._accept = script(redis, "services.gateway", "accept")
         self._partitions = settings.partitions
         self._max_backlog = settings.max_backlog
 
-    async def accept(self, event: Envelope, max_backlog: int | None = None) -> Acceptance:
+    async def accept(self, event: Envelope, *, named: bool, max_backlog: int | None = None) -> Acceptance:
         """Claim and append, once; `max_backlog` for a lower bound than the configured one.
 
-        Raises RedisError when the log cannot be reached: then submit it again.
+        `named`: the caller chose the request id, perhaps not for the first time. Raises RedisError when the log cannot
+        be reached: then submit it again.
         """
         submitted = event.data
         assert isinstance(submitted, TaskSubmitted) and event.tenantid is not None
         task = submitted.task
+        known = await self._recognition.fingerprint(task.task_id) if named else None
         partition = partition_for(event.tenantid, self._partitions)
         reply: list[bytes] = await self._pipeline.run(
             self._accept,
@@ -56,6 +60,7 @@ class Acceptor:
                 min(self._max_backlog, max_backlog or self._max_backlog),
                 event.type,
                 event.to_json(),
+                "known" if known is not None else "",
             ],
         )
         match reply[0]:
@@ -65,6 +70,10 @@ class Acceptor:
                 return Acceptance("duplicate", TaskResult.model_validate_json(reply[2]) if reply[2] else None)
             case b"conflict":
                 return Acceptance("conflict")
+            case b"forgotten" if known != task.fingerprint:
+                return Acceptance("conflict")
+            case b"forgotten":
+                return Acceptance("forgotten")
             case b"full":
                 return Acceptance("full")
             case other:

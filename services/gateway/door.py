@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+import asyncpg
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect, Request
 
@@ -111,11 +112,11 @@ class Door:
         try:
             if wait_s > 0:
                 async with self.results.expect(task_id) as future:
-                    result = await self._accept(event, origin)
+                    result = await self._accept(event, origin, _is_named(request, task))
                     if result is None:
                         result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
             else:
-                result = await self._accept(event, origin)
+                result = await self._accept(event, origin, _is_named(request, task))
         except TooManyWait as error:
             raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
         return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
@@ -134,7 +135,7 @@ class Door:
                     feed = await stack.enter_async_context(self.listening.listen(key.tenant_id, task_id))
                 except (RedisError, OSError, TimeoutError) as error:
                     raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
-                result = await self._accept(event, origin)
+                result = await self._accept(event, origin, _is_named(request, task))
                 if result is not None and not future.done():
                     future.set_result(result)
                 yield Listened(task_id, key.tenant_id, future, feed, result is not None)
@@ -176,10 +177,10 @@ class Door:
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error
 
-    async def _accept(self, event: Envelope, origin: str) -> TaskResult | None:
+    async def _accept(self, event: Envelope, origin: str, named: bool) -> TaskResult | None:
         """The result that is there already, if it is; from here on the task is durable."""
         try:
-            acceptance = await self._acceptor.accept(event)
+            acceptance = await self._acceptor.accept(event, named=named)
         except (RedisError, OSError) as error:
             SUBMISSIONS.labels(origin, "unreachable").inc()
             problem = "the log cannot be reached: submit it again with the same request id"
@@ -189,7 +190,18 @@ class Door:
             raise Problem(409, "idempotency_conflict", "this request id was used with another body or by another user")
         if acceptance.status == "full":
             raise Problem(503, "log_full", "the log is full: the services are behind", retry_after_s=5)
-        return acceptance.result
+        return await self._remembered(event) if acceptance.status == "forgotten" else acceptance.result
+
+    async def _remembered(self, event: Envelope) -> TaskResult | None:
+        assert event.tenantid is not None and event.userid is not None
+        try:
+            return await self.history.result(event.tenantid, event.userid, UUID(event.subject))
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise Problem(503, "ledger_unreachable", "the ledger cannot be read", retry_after_s=2) from error
+
+
+def _is_named(request: Request, task: TaskRequest) -> bool:
+    return task.request_id is not None or "idempotency-key" in request.headers
 
 
 def too_large(detail: str) -> Problem:

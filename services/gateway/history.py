@@ -9,6 +9,7 @@ import asyncpg
 
 from shared.events.results import ResultUsage, TaskResult
 
+_FINGERPRINTS = "SELECT id, fingerprint FROM known_tasks($1)"
 _QUERY = """
 SELECT id, request_id, correlation_id, task_type, status, block_reason, failure_reason, was_cached, provider_attempted,
        output_text, provider, model, input_tokens, output_tokens, cost_cents, latency_ms
@@ -25,14 +26,24 @@ class History:
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
 
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a database to ask."""
+        return self._url is not None
+
+    async def fingerprints(self, task_ids: list[UUID]) -> dict[UUID, str]:
+        """Of those that have ended: what each was (body and user). Raises as `result`."""
+        pool = await self._opened()
+        async with pool.acquire(timeout=TIMEOUT_S) as connection:
+            rows = await connection.fetch(_FINGERPRINTS, task_ids)
+        return {row["id"]: row["fingerprint"] for row in rows}
+
     async def result(self, tenant_id: UUID, user_id: UUID, task_id: UUID) -> TaskResult | None:
         """The result of an ended task. Raises asyncpg.PostgresError or OSError when the database cannot be read."""
         if self._url is None:
             return None
-        async with self._opening:
-            if self._pool is None:
-                self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S)
-        async with self._pool.acquire(timeout=TIMEOUT_S) as connection, connection.transaction(readonly=True):
+        pool = await self._opened()
+        async with pool.acquire(timeout=TIMEOUT_S) as connection, connection.transaction(readonly=True):
             # Local to the transaction: the next borrower of this connection starts without a tenant.
             await connection.execute(
                 "SELECT set_config('app.current_tenant_id', $1, true), set_config('app.current_user_id', $2, true)",
@@ -41,6 +52,12 @@ class History:
             )
             row = await connection.fetchrow(_QUERY, tenant_id, task_id)
         return None if row is None else _result(row)
+
+    async def _opened(self) -> asyncpg.Pool:
+        async with self._opening:
+            if self._pool is None:
+                self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S)
+            return self._pool
 
     async def close(self) -> None:
         if self._pool is not None:

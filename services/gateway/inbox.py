@@ -33,22 +33,22 @@ class Inbox:
     async def take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
         """Accept one entry. Raises Unacceptable, NotNow while its partition is full, RedisError."""
         try:
-            event = self._submission(entry_id, fields)
+            event, named = self._submission(entry_id, fields)
         except Invalid as error:
             raise Unacceptable(str(error)) from error
         most = MAX_BACKLOG_WITHOUT_MEMORY if self._capacity.problem else None
-        status = (await self._acceptor.accept(event, most)).status
+        status = (await self._acceptor.accept(event, named=named, max_backlog=most)).status
         SUBMISSIONS.labels("inbox", status).inc()
         if status == "full":
             raise NotNow  # the inbox itself is the queue: what is not taken stays in it
         if status == "conflict":
             raise Unacceptable("idempotency_conflict: the request id belongs to another body or user")
 
-    def _submission(self, entry_id: str, fields: dict[bytes, bytes]) -> Envelope:
+    def _submission(self, entry_id: str, fields: dict[bytes, bytes]) -> tuple[Envelope, bool]:
         request = parse(field(fields, b"data"), self._settings.max_body_bytes, self._settings.max_body_depth)
         if request.tenant_id is None or request.user_id is None:
             raise Invalid("tenant_id and user_id are required on the inbox")
-        return submission(
+        event = submission(
             request,
             tenant_id=request.tenant_id,
             user_id=request.user_id,
@@ -59,6 +59,7 @@ class Inbox:
             settings=self._settings,
             environ=os.environ,
         )
+        return event, request.request_id is not None
 
 
 async def check_order(_: str, fields: dict[bytes, bytes]) -> None:

@@ -18,6 +18,7 @@ from services.gateway.group_reader import GroupReader
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, check_order
 from services.gateway.listening import Listening
+from services.gateway.recognition import Recognition
 from services.gateway.results import Results
 from shared.clock import ServerClock
 from shared.partitions import CONTROL, INBOX
@@ -44,7 +45,7 @@ async def serve(settings: Settings) -> None:
 def compose(redis: Redis, history: History, name: str, settings: Settings) -> tuple[FastAPI, list[Worker]]:
     """The application, and what must run beside it. `name` is this gateway's alone, also after it has died."""
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
-    acceptor, results = Acceptor(redis, settings), Results(redis, settings.partitions)
+    acceptor, results = Acceptor(redis, Recognition(history), settings), Results(redis, settings.partitions)
     capacity, keeper = Capacity(redis), Doorkeeper(control, clock, settings.rate_limit_per_second)
     listening = Listening(redis, settings.partitions, name)
     door = Door(keeper, acceptor, capacity, results, listening, history, clock, settings)

@@ -4,4 +4,7 @@ from prometheus_client import Counter, Gauge
 
 SUBMISSIONS = Counter("skeldir_gateway_submissions", "Submissions, by door and their fate.", ["door", "status"])
 SET_ASIDE = Counter("skeldir_gateway_set_aside", "Entries put into the dead letters, by their stream.", ["origin"])
+UNRECOGNISED = Counter(
+    "skeldir_gateway_unrecognised", "Submissions taken without asking the books whether their request is an old one."
+)
 WAITING = Gauge("skeldir_gateway_waiting", "Requests that wait for the end of a task.")

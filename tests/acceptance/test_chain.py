@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from shared.partitions import partition_for
+from shared.settings import Settings
 from tests.stack import Stack, eventually
 
 TYPES = ["route", "explanation", "investigation", "budget_optimization"]
@@ -102,6 +104,20 @@ def test_the_same_request_id_with_another_body_or_user_is_a_conflict(stack: Stac
         return any(request_id.encode() in f[b"data"] and b"idempotency_conflict" in f[b"reason"] for _, f in letters)
 
     eventually(letter, "a dead letter")
+
+
+def test_a_request_that_the_log_has_forgotten_is_not_run_again(stack: Stack, tenant: str, key: str) -> None:
+    """Its record leaves the log a day after its end; here somebody takes it out."""
+    user, request_id = str(uuid4()), str(uuid4())
+    about = {"key": key, "user_id": user, "request_id": request_id}
+    first = stack.run(**about, prompt={"text": "mine", "simulated_cost_cents": 1})
+    eventually(lambda: stack.rows("SELECT id FROM llm_api_calls WHERE status = 'success'", tenant, user), "its row")
+    record = partition_for(UUID(tenant), Settings().partitions).task(UUID(first["task_id"]))
+    assert stack.redis().delete(record) == 1
+    assert stack.run(**about, prompt={"text": "mine", "simulated_cost_cents": 1}) == first
+    other = {"task_type": "route", "request_id": request_id, "user_id": user, "prompt": {"text": "another"}}
+    assert stack.post("/v1/tasks", other, key=key).status_code == 409
+    assert not stack.redis().exists(record), "nothing was claimed, and so nothing was called"
 
 
 def cached(watermark: int = 1, **more: Any) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from services.gateway.acceptance import Acceptor
+from services.gateway.history import History
+from services.gateway.recognition import Recognition
 from shared.events.envelope import Envelope, new
 from shared.events.tasks import Task, TaskSubmitted, TaskType
 from shared.money import from_cents
@@ -48,7 +50,7 @@ async def accept(acceptor: Acceptor, tasks: int, at_once: int) -> tuple[float, l
     async def producer() -> None:
         for event in events:
             began = time.perf_counter()
-            await acceptor.accept(event)
+            await acceptor.accept(event, named=False)
             took.append((time.perf_counter() - began) * 1000)
 
     began = time.perf_counter()
@@ -67,7 +69,8 @@ async def measure() -> list[Figure]:
             server = EmbeddedValkey(Path(folder), durability=level)
             server.start()
             stack.callback(server.stop)
-            acceptors[level] = Acceptor(connect(server.url("gateway"), client_name="bench"), Settings())
+            log = connect(server.url("gateway"), client_name="bench")
+            acceptors[level] = Acceptor(log, Recognition(History(None)), Settings())
         for _ in range(ROUNDS):
             for at_once in AT_ONCE:
                 for level, acceptor in acceptors.items():

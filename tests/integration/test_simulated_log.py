@@ -16,6 +16,8 @@ from services.executor.delivery import Delivery, delivery_of
 from services.executor.journal import GROUP, Journal
 from services.executor.providers import Answer
 from services.gateway.acceptance import Acceptor
+from services.gateway.history import History
+from services.gateway.recognition import Recognition
 from services.policy.commit import commands
 from services.policy.desk import Changes
 from services.policy.inputs import Input
@@ -161,8 +163,8 @@ async def test_the_model_answers_as_the_server_does(seed: int, redis_as: RedisAs
 
 async def test_the_model_accepts_as_the_server_does(redis_as: RedisAs) -> None:
     dice, world = random.Random(1), World()
-    acceptor, model = Acceptor(redis_as("gateway"), Settings()), Log(world.now_ms)
+    acceptor, model = Acceptor(redis_as("gateway"), Recognition(History(None)), Settings()), Log(world.now_ms)
     run = uuid4().hex
     for _ in range(60):
         event = world.task(request_id=f"{run}-{dice.randrange(12)}", fingerprint=dice.choice("abc") * 64)
-        assert (await acceptor.accept(event)).status == model.accept(event)
+        assert (await acceptor.accept(event, named=False)).status == model.accept(event)

@@ -1,0 +1,2 @@
+DROP FUNCTION known_tasks(uuid[]);
+DROP POLICY owner_recognises ON llm_api_calls;
