@@ -115,10 +115,12 @@ class Stack:
         found: dict[str, Any] = json.loads((self.directory / "ready.json").read_text())
         return found
 
-    def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def cli(self, *arguments: str, check: bool = True, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a `skeldir` command as a person does."""
         command = [sys.executable, "-m", "skeldir", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment, timeout=60, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self.environment, timeout=seconds, check=False
+        )
         assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

@@ -89,7 +89,7 @@ def _print(report: VerifyReport, history: HistoryReport | None) -> None:
     rate = history.events / history.seconds if history.seconds else 0.0
     out.print(
         f"{history.events:,} events of {history.partitions} partitions in {history.seconds:,.1f} s "
-        f"({rate:,.0f} a second), {history.live:,} tasks live, {history.unjudged:,} steps not judged",
+        f"({rate:,.0f} a second), {history.live:,} tasks under way or uncertain, {history.unjudged:,} steps not judged",
         soft_wrap=True,
     )
 

@@ -7,13 +7,14 @@ import asyncio
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import durability, flood, stops
+from tests.bench import durability, first_byte, flood, stops
 
 
 def main() -> None:
     """Measure, and print."""
     table = Table("measured", "result")
-    for figure in (*asyncio.run(stops.measure()), *asyncio.run(durability.measure()), *flood.measure()):
+    waiting = asyncio.run(stops.measure())
+    for figure in (*waiting, *asyncio.run(durability.measure()), *flood.measure(), *first_byte.measure()):
         table.add_row(figure.what, figure.value)
     Console(width=160).print(table)
 

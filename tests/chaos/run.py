@@ -26,6 +26,8 @@ from tests.chaos.nemesis import Nemesis
 from tests.chaos.schedule import Fault, schedule
 from tests.chaos.stops import after_switches
 
+# Half an hour of faults leaves 150,000 events: a minute of verifying, on a quiet machine.
+VERIFY_S = 900
 QUIET_S = 90.0
 LOOK_S = 0.25
 
@@ -99,7 +101,7 @@ def _judge(arena: Arena, load: Load, nemesis: Nemesis, books: Books, watch: Stop
 
 
 def _evidence(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Evidence:
-    verified = arena.stack.cli("ledger", "verify", "--history", check=False)
+    verified = arena.stack.cli("ledger", "verify", "--history", check=False, seconds=VERIFY_S)
     (arena.folder / "verify.txt").write_text(verified.stdout + verified.stderr)
     return Evidence(
         events=books.events(),
@@ -141,7 +143,7 @@ def _reconciled(arena: Arena, books: Books, before: Evidence) -> Line:
     findings = [f"{len(left)} reservations are still held"] if (left := books.holds()) else []
     if booked != charged:
         findings.append(f"the provider charged {charged}, the ledger says {booked}")
-    if code := arena.stack.cli("ledger", "verify", check=False).returncode:
+    if code := arena.stack.cli("ledger", "verify", check=False, seconds=VERIFY_S).returncode:
         findings.append(f"skeldir ledger verify: exit {code}")
     claim = f"Once {len(held)} uncertain attempts are reconciled, the ledger's sum is the provider's."
     return Line("reconciled", claim, len(after.calls), findings)
