@@ -22,7 +22,7 @@ TASKS = {1: 200, 16: 2000, 64: 4000, 256: 4000}
 
 
 class Caller:
-    """One keep-alive connection that posts tasks and waits for their results: HTTP/1.1 by hand, to cost next to nothing."""
+    """A keep-alive connection that posts tasks and waits for their results: HTTP/1.1 by hand, which costs little."""
 
     def __init__(self, url: str, key: str, user: str) -> None:
         self._host, _, self._port = url.removeprefix("http://").partition(":")
