@@ -21,6 +21,7 @@ from shared.events.tasks import Task
 from shared.models import PROVIDERS, STUB
 from shared.money import from_cents, from_dollars
 from shared.price_list import Found, Overrides, Tokens, charge, dearest, find
+from shared.unbounded import images, items, what, what_of_response
 
 # What chat formats add to the text: a few tokens a message, and a few for the answer's start.
 TOKENS_PER_MESSAGE = 16
@@ -29,22 +30,6 @@ TOKENS_PER_CALL = 64
 TOKENS_FOR_TOOLS = 2048
 # The most that a model counts one image as: gpt-4o-mini, 2,833 and eight tiles of 5,667. Others take far less.
 TOKENS_PER_IMAGE = 50_000
-# `auto` may mean `priority` where the account is set so; these cost the listed price or less.
-STANDARD_TIERS = (None, "default", "flex", "standard_only")
-FUNCTION_TOOLS = (None, "function", "custom")
-# Fields of OpenAI-compatible servers that let the call go to another model, or do more than answer.
-UNBOUNDED_FIELDS = {
-    "audio": "audio",
-    "web_search_options": "a web search",
-    "models": "another model",
-    "plugins": "a plugin",
-    "speed": "another speed",
-    "inference_geo": "another region",
-    "mcp_servers": "a remote tool",
-    "container": "a container",
-    "cached_content": "cached content",
-    "search_parameters": "a web search",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +90,9 @@ def quote(task: Task, terms: Terms) -> Quote:
         raise Refused(BlockReason.UNKNOWN_PROVIDER, f"no provider {task.provider!r}: known are {known}")
     if task.provider == STUB:
         return Quote(task.max_cost or from_cents(task.prompt.get("simulated_cost_cents", 0)), None)
-    _refuse_unbounded(task.prompt)
+    unbounded = what_of_response(task.prompt) if task.operation == "responses" else what(task.prompt)
+    if unbounded:
+        raise Refused(BlockReason.UNPRICED, f"what {unbounded} costs cannot be bounded")
     body = orjson.dumps(task.prompt)
     wanted = _output_tokens(task.prompt, terms.default_max_output_tokens)
     found = find(
@@ -115,7 +102,7 @@ def quote(task: Task, terms: Terms) -> Quote:
         task.model,
         terms.now_ms,
         long_cache=b'"1h"' in body,
-        gives_text=task.operation == "chat",
+        gives_text=task.operation != "embeddings",
     )
     if found is None or task.model.endswith(":online"):
         if terms.unpriced_worst_case is None:
@@ -147,46 +134,11 @@ def counted(task: Task, prices: Prices | None, output_tokens: int) -> int | None
     return from_dollars(rates.call + rates.input * prompt_tokens + rates.output * output_tokens)
 
 
-def _refuse_unbounded(prompt: Mapping[str, Any]) -> None:
-    """What costs by other measures than text tokens at the model's listed price."""
-    messages = prompt.get("messages")
-    for message in messages if isinstance(messages, list) else ():
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and part.get("type") not in ("text", "refusal", "image_url"):
-                raise _unbounded(f"a part of type {part.get('type')!r}")
-        if isinstance(message, dict) and message.get("audio") is not None:
-            raise _unbounded("audio")
-    if prompt.get("modalities") not in (None, ["text"]):
-        raise _unbounded("audio")
-    tools = prompt.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        if not isinstance(tool, dict) or tool.get("type") not in FUNCTION_TOOLS:
-            raise _unbounded(f"a tool of type {tool.get('type') if isinstance(tool, dict) else tool!r}")
-    for name, what in UNBOUNDED_FIELDS.items():
-        if prompt.get(name) is not None:
-            raise _unbounded(what)
-    if (tier := prompt.get("service_tier")) not in STANDARD_TIERS:
-        raise _unbounded(f"service tier {tier!r}")
-
-
-def _unbounded(what: str) -> Refused:
-    return Refused(BlockReason.UNPRICED, f"what {what} costs cannot be bounded")
-
-
 def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:
-    messages = prompt.get("messages")
-    count = len(messages) if isinstance(messages, list) else 1
-    added = any(prompt.get(name) for name in ("tools", "functions", "response_format"))
-    images = sum(map(_images, messages)) if isinstance(messages, list) else 0
-    fixed = TOKENS_PER_MESSAGE * count + TOKENS_PER_IMAGE * images + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
-    return prompt_bytes + fixed
-
-
-def _images(message: Any) -> int:
-    content = message.get("content") if isinstance(message, dict) else None
-    parts = content if isinstance(content, list) else ()
-    return sum(isinstance(part, dict) and part.get("type") == "image_url" for part in parts)
+    formatted = any(prompt.get(name) for name in ("tools", "functions", "response_format"))
+    added = formatted or isinstance(prompt.get("text"), dict)  # the format, of a response
+    messages = TOKENS_PER_MESSAGE * max(1, len(items(prompt)))
+    return prompt_bytes + messages + TOKENS_PER_IMAGE * images(prompt) + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
 
 
 def _output_tokens(prompt: Mapping[str, Any], default: int) -> int:

@@ -15,11 +15,12 @@ from services.executor.delivery import Delivery
 from services.executor.execution import Expired, Go, Permission, Stop, permission, stopped, wait_before_retry
 from services.executor.journal import Journal, Verdict
 from services.executor.metrics import LATE_RESULTS, PROVIDER_SECONDS
-from services.executor.providers import Answer, Call, Provider, ProviderFailure
+from services.executor.providers import Answer, Call, Hear, Provider, ProviderFailure, Responds
 from services.executor.streaming import CLIENT_LEFT, Cut, Streaming
 from shared.clock import Clock
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed, Usage
+from shared.events.tasks import Operation
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
 
@@ -188,9 +189,7 @@ class Attempts:
         if not isinstance(allowed, Go):
             return allowed
         try:
-            if task.operation == "embeddings":
-                return await provider.embed(call)
-            return await (provider.call(call) if streaming is None else provider.stream(call, streaming.hear))
+            return await _ask(provider, call, task.operation, None if streaming is None else streaming.hear)
         except (ProviderFailure, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -234,3 +233,14 @@ class Attempts:
 def since(started: float) -> int:
     """Milliseconds since a reading of the monotonic clock."""
     return int((time.monotonic() - started) * 1000)
+
+
+async def _ask(provider: Provider, call: Call, operation: Operation, hear: Hear | None) -> Answer:
+    if operation == "embeddings":
+        return await provider.embed(call)
+    if operation == "responses":
+        if not isinstance(provider, Responds):
+            problem = f"{call.provider} has no Responses API; ask for a chat completion"
+            raise ProviderFailure("NotSupported", problem, counts_for_breaker=False, asked=False)
+        return await provider.respond(call, hear)
+    return await (provider.call(call) if hear is None else provider.stream(call, hear))

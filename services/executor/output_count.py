@@ -27,11 +27,22 @@ class OutputCount:
         stated = usage.get("completion_tokens") if isinstance(usage, dict) else None
         if isinstance(stated, int):
             self._stated = max(self._stated, stated)
+        self._add_event(body)
         choices = body.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             said = _bytes(choice.get("delta")) if isinstance(choice, dict) else 0
             self._bytes += said
             self._pieces += said > 0
+
+    def _add_event(self, event: dict[str, Any]) -> None:
+        """An event of the Responses API: what the model wrote is in its deltas."""
+        if isinstance(delta := event.get("delta"), str):
+            self._bytes += (said := _bytes(delta))
+            self._pieces += said > 0
+        response = event.get("response")
+        usage = response.get("usage") if isinstance(response, dict) else None
+        if isinstance(usage, dict) and isinstance(stated := usage.get("output_tokens"), int):
+            self._stated = max(self._stated, stated)
 
     @property
     def at_least(self) -> int:

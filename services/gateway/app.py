@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from services.gateway.door import Door
 from services.gateway.problems import Problem, respond
-from services.gateway.routes import control, openai, tasks
+from services.gateway.routes import control, models, openai, tasks
 from shared.service import Readiness, health_routes
 
 log = structlog.get_logger(__name__)
@@ -30,6 +30,7 @@ def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
     )
     app.include_router(tasks.router(door))
     app.include_router(openai.router(door))
+    app.include_router(models.router(door))
     app.include_router(control.router(door, redis))
 
     @app.exception_handler(Problem)

@@ -123,10 +123,10 @@ class Door:
 
     @asynccontextmanager
     async def submit_streamed(
-        self, request: Request, key: Key, task: TaskRequest, *, origin: str
+        self, request: Request, key: Key, task: TaskRequest, *, origin: str, operation: Operation = "chat"
     ) -> AsyncIterator[Listened]:
         """Submit, and listen to the answer while it comes; who leaves this block has left. Raises as `submit`."""
-        event = self._event(request, key, task, origin, stream=True)
+        event = self._event(request, key, task, origin, operation, stream=True)
         task_id = UUID(event.subject)
         try:
             async with AsyncExitStack() as stack:

@@ -28,7 +28,7 @@ class TaskType(StrEnum):
         return f"app.tasks.llm.{self.value}"
 
 
-Operation = Literal["chat", "embeddings"]
+Operation = Literal["chat", "embeddings", "responses"]
 
 
 class TaskRef(BaseModel):

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from shared import pricing
 from shared.money import from_cents
+from shared.responses import events_of
 from tests.mock_provider import MockProvider, Reply, piece
 from tests.stack import Stack, eventually
 
@@ -263,6 +264,52 @@ def test_embeddings_are_priced_by_their_input(caller: Caller, provider: MockProv
     assert float(caller.row()["budget_settled_cents"]) == 0.002
 
 
+def replied(text: str, **more: Any) -> dict[str, Any]:
+    """A response as OpenAI gives it."""
+    usage = {"input_tokens": 1000, "output_tokens": 100, "total_tokens": 1100}
+    part = {"type": "output_text", "text": text, "annotations": []}
+    message = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [part]}
+    about = {"id": "resp_1", "object": "response", "created_at": 1, "model": MODEL, "status": "completed"}
+    return {**about, "output": [message], "usage": usage, "tools": [], "parallel_tool_calls": True, **more}
+
+
+def test_responses_pass_through_and_are_priced(caller: Caller, provider: MockProvider) -> None:
+    provider.script(Reply(body=replied('{"city":"Oslo"}', brand_new=[1])))
+    name = {"Idempotency-Key": str(uuid4())}
+    asked: dict[str, Any] = {"model": MODEL, "input": "where?", "instructions": "short", "max_output_tokens": 50}
+    answer = caller.client.responses.parse(**asked, text_format=Place, extra_headers=name)
+    assert answer.output_parsed == Place(city="Oslo") and answer.model_extra == {"brand_new": [1]}
+    (sent,) = caller.calls
+    assert {field: sent[field] for field in asked} == asked and sent["text"]["format"]["name"] == "Place"
+    assert provider.calls[-1].path == "/v1/responses"
+    assert float(caller.row()["budget_settled_cents"]) == 0.021
+    for more in ({"previous_response_id": "resp_1"}, {"tools": [{"type": "web_search"}]}, {"background": True}):
+        with pytest.raises(openai.BadRequestError) as refused:
+            caller.client.responses.create(**asked, **more)
+        assert refused.value.code == "unpriced"
+
+
+def test_a_streamed_response_passes_as_it_came_and_can_be_had_again(caller: Caller, provider: MockProvider) -> None:
+    whole = replied("one two")
+    provider.default = Reply(pieces=tuple(events_of(whole, ["one", " two"])))
+    name = {"Idempotency-Key": str(uuid4())}
+    try:
+        said = []
+        for _ in range(2):
+            with caller.client.responses.stream(model=MODEL, input="x", extra_headers=name) as stream:
+                said.append([event.delta for event in stream if event.type == "response.output_text.delta"])
+                assert stream.get_final_response().usage.total_tokens == 1100  # type: ignore[union-attr]
+    finally:
+        provider.default = Reply()
+    assert said == [["one", " two"], ["one two"]] and len(caller.calls) == 1
+    provider.script(Reply(pieces=(*list(events_of(whole, ["one"]))[:4], b"not json")))
+    with pytest.raises(openai.APIError) as broken:
+        list(caller.client.responses.create(model=MODEL, input="y", stream=True))
+    assert broken.value.code == "provider_error:InvalidAnswer"
+    stubbed = caller.client.responses.create(model="stub:model", input="hello", stream=True)
+    assert [event.type for event in stubbed][-1] == "response.completed"
+
+
 def test_errors_and_models_are_in_openais_shape(caller: Caller) -> None:
     stranger = OpenAI(base_url=caller.client.base_url, api_key="sk-skeldir-nobody", max_retries=0)
     with pytest.raises(openai.AuthenticationError) as unknown:
@@ -273,7 +320,7 @@ def test_errors_and_models_are_in_openais_shape(caller: Caller) -> None:
     with pytest.raises(openai.UnprocessableEntityError):
         caller.client.embeddings.create(model="stub:e", input=["x"] * 201)
     with pytest.raises(openai.NotFoundError) as absent:
-        caller.client.responses.create(model=MODEL, input="x")
+        caller.client.responses.retrieve("resp_1")
     assert absent.value.code == "no_such_path"
     names = [model.id for model in caller.client.models.list()]
     assert [caller.client.models.retrieve(name).id for name in names] == names
@@ -294,5 +341,7 @@ def test_langchain_works_against_it(caller: Caller, provider: MockProvider) -> N
     pieces = list(chat.stream("hello", stream_usage=True))
     assert "".join(str(one.content) for one in pieces) == "one two"
     assert [one.usage_metadata["total_tokens"] for one in pieces if one.usage_metadata] == [1100]
+    provider.script(Reply(body=replied("by responses")))
+    assert ChatOpenAI(model=MODEL, use_responses_api=True, **known).invoke("hello").text == "by responses"
     vectors = OpenAIEmbeddings(model="stub:e", check_embedding_ctx_length=False, **known).embed_documents(["a", "b"])
     assert len(vectors) == 2 and len(vectors[0]) == 8

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from services.executor.providers.protocol import Answer, Call, Chunk, Hear, Provider, ProviderFailure
+from services.executor.providers.protocol import Answer, Call, Chunk, Hear, Provider, ProviderFailure, Responds
 from services.executor.providers.stub import StubProvider
 from services.executor.providers.unconfigured import Unconfigured
 from shared.models import OPENAI, STUB
 
-__all__ = ["Answer", "Call", "Chunk", "Hear", "Provider", "ProviderFailure", "by_name"]
+__all__ = ["Answer", "Call", "Chunk", "Hear", "Provider", "ProviderFailure", "Responds", "by_name"]
 
 
 def by_name(environ: Mapping[str, str] = os.environ) -> Mapping[str, Provider]:

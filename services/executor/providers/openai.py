@@ -13,6 +13,7 @@ import openai
 import orjson
 from openai import AsyncOpenAI
 
+from services.executor.providers import responses
 from services.executor.providers.chunks import Assembly, in_one_piece
 from services.executor.providers.completion import answer_of, read_completion, read_embeddings
 from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure, Spend
@@ -76,6 +77,19 @@ class OpenAIProvider:
             raise failure_of(error, self._client.api_key) from error
         return answer_of(completion, call)
 
+    async def respond(self, call: Call, hear: Hear | None) -> Answer:
+        body = responses.parameters_of(call) | ({} if hear is None else {"stream": True})
+        try:
+            async with self._client.responses.with_streaming_response.create(
+                model=call.model, timeout=call.timeout_s, extra_headers=headers_of(call), extra_body=body
+            ) as response:
+                if hear is None or "json" in response.headers.get("content-type", ""):
+                    return responses.read_response(await _bounded(response), call)
+                whole = await _responded(response, hear)
+        except (openai.OpenAIError, httpx2.HTTPError) as error:
+            raise failure_of(error, self._client.api_key) from error
+        return responses.answer_of(whole, call)
+
     async def embed(self, call: Call) -> Answer:
         body = {name: value for name, value in parameters_of(call).items() if name not in _OUTPUT_BOUNDS}
         try:
@@ -110,6 +124,26 @@ async def _bounded(response: Any) -> bytes:
 async def _heard(response: Any, hear: Hear) -> dict[str, Any]:
     """The completion that the stream adds up to; each chunk is heard as it comes."""
     assembly = Assembly()
+    async for chunk in _chunks(response):
+        assembly.add(chunk.body)
+        hear(chunk)
+    if not assembly.is_finished:
+        raise ProviderFailure("InvalidAnswer", "the stream ended before the answer did", spend="uncertain")
+    return assembly.completion()
+
+
+async def _responded(response: Any, hear: Hear) -> dict[str, Any]:
+    """The response that the stream ends with; each event is heard as it comes."""
+    whole: dict[str, Any] | None = None
+    async for chunk in _chunks(response):
+        hear(chunk)
+        whole = responses.finished(chunk.body) or whole
+    if whole is None:
+        raise ProviderFailure("InvalidAnswer", "the stream ended before the answer did", spend="uncertain")
+    return whole
+
+
+async def _chunks(response: Any) -> AsyncIterator[Chunk]:
     async for data in _server_sent(response):
         if data == b"[DONE]":
             break
@@ -117,14 +151,10 @@ async def _heard(response: Any, hear: Hear) -> dict[str, Any]:
             body = orjson.loads(data)
         except orjson.JSONDecodeError as error:
             raise ProviderFailure("InvalidAnswer", f"a chunk is not JSON: {error}", spend="uncertain") from error
-        if not isinstance(body, dict) or body.get("error"):
+        if not isinstance(body, dict) or body.get("error") or body.get("type") == "error":
             problem = orjson.dumps(body).decode(errors="replace")
             raise ProviderFailure("StreamError", _SECRET.sub("[redacted]", problem), spend="uncertain")
-        assembly.add(body)
-        hear(Chunk(body, data))
-    if not assembly.is_finished:
-        raise ProviderFailure("InvalidAnswer", "the stream ended before the answer did", spend="uncertain")
-    return assembly.completion()
+        yield Chunk(body, data)
 
 
 async def _server_sent(response: Any) -> AsyncIterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from shared.events.prices import Prices
 
@@ -49,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of an answer: OpenAI's `chat.completion.chunk`."""
+    """A piece of an answer: OpenAI's `chat.completion.chunk`, or an event of its Responses API."""
 
     body: dict[str, Any]
     raw: bytes
@@ -104,3 +104,11 @@ class Provider(Protocol):
 
     async def close(self) -> None:
         """Let connections go."""
+
+
+@runtime_checkable
+class Responds(Protocol):
+    """A provider that has OpenAI's Responses API."""
+
+    async def respond(self, call: Call, hear: Hear | None) -> Answer:
+        """One call, streamed where somebody hears. The `completion` of the answer's metadata is the response."""

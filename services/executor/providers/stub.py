@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from services.executor.providers.chunks import chunk, completion
-from services.executor.providers.protocol import Answer, Call, Hear, ProviderFailure
+from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure
+from shared import responses
 from shared.money import from_cents
 
 _TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
@@ -40,6 +42,23 @@ class StubProvider:
         hear(chunk(call, {}, finish="stop"))
         hear(chunk(call, None, usage=answer.metadata["completion"]["usage"]))
         return answer
+
+    async def respond(self, call: Call, hear: Hear | None) -> Answer:
+        """As `stream`, in the shape of the Responses API."""
+        delay_s, cost = _simulated(call.prompt)
+        said = _answer(call, cost)
+        whole = responses.response(
+            call.idempotency_key, call.model, said.output_text, said.input_tokens, said.output_tokens
+        )
+        pieces = _WORD.findall(said.output_text)
+        if hear is None:
+            await asyncio.sleep(delay_s)
+        else:
+            for event in responses.events_of(whole, pieces):
+                if event["type"].endswith("text.delta"):
+                    await asyncio.sleep(delay_s / len(pieces))
+                hear(Chunk(event, orjson.dumps(event)))
+        return replace(said, metadata={"completion": whole})
 
     async def embed(self, call: Call) -> Answer:
         delay_s, cost = _simulated(call.prompt)

@@ -9,13 +9,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from services.gateway import openai_shape
+from services.gateway import dialects, openai_shape
 from services.gateway.door import Door, Submitted, too_large
 from services.gateway.problems import Problem
-from services.gateway.routes.openai_stream import StreamedCompletion
+from services.gateway.routes.openai_stream import StreamedAnswer
 from services.gateway.submission import Invalid, TaskRequest, parse_json, validate
 from shared.events.results import TaskResult
-from shared.models import DEFAULT_MODELS
 
 # What of the caller's body is not part of the question: transport.
 _TRANSPORT = frozenset({"stream", "stream_options"})
@@ -39,37 +38,34 @@ def router(door: Door) -> APIRouter:
         if body.get("stream"):
             options = body.get("stream_options")
             usage = isinstance(options, dict) and bool(options.get("include_usage"))
-            return StreamedCompletion(door, request, key, task, usage=usage)
+            return StreamedAnswer(door, request, key, task, dialects.Chat(usage))
         wait_s = door.settings.max_wait_seconds
         result = _answered(await door.submit(request, key, task, origin="openai", wait_s=wait_s))
         return JSONResponse(openai_shape.completion(result, int(time.time())), headers=_headers(result))
+
+    @routes.post("/responses", summary="OpenAI's responses, governed")
+    async def responses(request: Request) -> Response:
+        """As the chat completions. What the provider keeps cannot be gone on with: nobody here knows its size."""
+        key = door.keeper.admit(request, "producer")
+        body, task = await _read(door, request, _input)
+        if body.get("stream"):
+            return StreamedAnswer(door, request, key, task, dialects.Responses())
+        wait_s = door.settings.max_wait_seconds
+        submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s, operation="responses")
+        result = _answered(submitted)
+        return JSONResponse(dialects.response(result), headers=_headers(result))
 
     @routes.post("/embeddings", summary="OpenAI's embeddings, governed")
     async def embeddings(request: Request) -> Response:
         """As the chat completions, with the same headers."""
         key = door.keeper.admit(request, "producer")
-        _, task = await _read(door, request, _input)
+        _, task = await _read(door, request, _embeddable)
         wait_s = door.settings.max_wait_seconds
         submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s, operation="embeddings")
         result = _answered(submitted)
         if result.completion is None:
             raise Problem(502, "no_embeddings", f"task {result.task_id} has no embeddings", retry=False)
         return JSONResponse(result.completion, headers=_headers(result))
-
-    @routes.get("/models", summary="Models that can be named")
-    async def models(request: Request) -> Response:
-        """The default model of each provider; any other model of a known provider can be named too."""
-        door.keeper.admit(request)
-        data = [_model(f"{provider}:{model}") for provider, model in DEFAULT_MODELS.items()]
-        return JSONResponse({"object": "list", "data": data})
-
-    @routes.get("/models/{name:path}", summary="One model")
-    async def model(request: Request, name: str) -> Response:
-        """One of the models that are listed."""
-        door.keeper.admit(request)
-        if name not in {f"{provider}:{model}" for provider, model in DEFAULT_MODELS.items()}:
-            raise Problem(404, "model_not_found", f"{name!r} is not listed; it may be used all the same", retry=False)
-        return JSONResponse(_model(name))
 
     return routes
 
@@ -93,6 +89,11 @@ def _input(body: dict[str, Any]) -> None:
     asked = body.get("input")
     if not asked or not isinstance(asked, str | list):
         raise Invalid("input: a string or a list that is not empty is required")
+
+
+def _embeddable(body: dict[str, Any]) -> None:
+    _input(body)
+    asked = body["input"]
     if isinstance(asked, list) and not isinstance(asked[0], int) and len(asked) > MAX_EMBEDDED:
         raise Invalid(f"input: at most {MAX_EMBEDDED} in one request; send several")
 
@@ -132,7 +133,3 @@ def _answered(submitted: Submitted) -> TaskResult:
 
 def _headers(result: TaskResult) -> dict[str, str]:
     return {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
-
-
-def _model(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": 0, "owned_by": name.split(":")[0]}

@@ -1,4 +1,4 @@
-"""A streamed chat completion: each piece goes on as it came, and the end of the task ends the stream (ADR 9)."""
+"""A streamed answer: each piece goes on as it came, and the end of the task ends the stream (ADR 9)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from services.gateway import openai_shape
+from services.gateway.dialects import Dialect
 from services.gateway.door import Door, Listened
 from services.gateway.listening import PiecesMissing
-from services.gateway.openai_shape import DONE
-from services.gateway.problems import Problem, openai_error, respond
+from services.gateway.problems import Problem, respond
 from services.gateway.submission import TaskRequest
 from shared.control_state import Key
 from shared.events.results import TaskResult
@@ -28,16 +28,16 @@ LAST_PIECES_S = 2.0
 log = structlog.get_logger(__name__)
 
 
-class StreamedCompletion(Response):
+class StreamedAnswer(Response):
     """The response to a request with `stream: true`. A client that leaves ends it, and with it the call."""
 
-    def __init__(self, door: Door, request: Request, key: Key, task: TaskRequest, *, usage: bool) -> None:
+    def __init__(self, door: Door, request: Request, key: Key, task: TaskRequest, dialect: Dialect) -> None:
         super().__init__()
         self._door = door
         self._request = request
         self._key = key
         self._task = task
-        self._usage = usage
+        self._dialect = dialect
         self._started = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,11 +57,13 @@ class StreamedCompletion(Response):
 
     async def _stream(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with self._door.submit_streamed(self._request, self._key, self._task, origin="openai") as listened:
+            async with self._door.submit_streamed(
+                self._request, self._key, self._task, origin="openai", operation=self._dialect.operation
+            ) as listened:
                 await self._forward(listened, send)
         except Problem as problem:
             if self._started:
-                await _send(send, openai_shape.sse(openai_error(problem)) + DONE, more=False)
+                await _send(send, self._dialect.error(problem), more=False)
             else:
                 await respond(self._request, problem)(scope, receive, send)
 
@@ -116,19 +118,18 @@ class StreamedCompletion(Response):
             raise problem
         if not self._started:
             await self._start(listened, send)
-            for event in openai_shape.chunks(result, int(time.time()), usage=self._usage):
+            for event in self._dialect.whole(result):
                 await _send(send, event)
             await _send(send, b"", more=False)
         elif listened.feed.taken < result.chunks:
             raise _missing(listened)
         else:
-            await _send(send, DONE, more=False)
+            await _send(send, self._dialect.end, more=False)
 
     async def _pass_on(self, pieces: list[bytes], listened: Listened, send: Send) -> None:
         await self._start(listened, send)
-        wanted = [piece for piece in pieces if self._usage or not openai_shape.is_usage(piece)]
-        if wanted:
-            await _send(send, b"".join(b"data: %s\n\n" % piece for piece in wanted))
+        if said := self._dialect.pieces(pieces):
+            await _send(send, said)
 
     async def _start(self, listened: Listened, send: Send) -> None:
         if self._started:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.executor.output_count import BYTES_OF_A_PIECE, OutputCount
+from shared.responses import events_of, response
 
 TOKENS = st.lists(st.text(min_size=1, max_size=BYTES_OF_A_PIECE), max_size=60)
 
@@ -42,3 +43,12 @@ def test_everything_that_the_model_wrote_counts() -> None:
 def test_what_the_provider_states_counts() -> None:
     assert count_of({"content": "x"}, usage={"completion_tokens": 900}).at_least == 900
     assert count_of({"content": "x"}, usage={"completion_tokens": "many"}).at_least == 0
+
+
+def test_events_of_a_response_are_counted_by_their_deltas_and_by_what_it_states() -> None:
+    count = OutputCount()
+    for event in events_of(response("1", "m", "x" * 400, 5, 70), ["x" * 40] * 10):
+        if event["type"] == "response.completed":
+            assert count.at_least == 25 and count.at_most >= 400
+        count.add(event)
+    assert count.at_least == 70
