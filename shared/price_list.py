@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import lru_cache
 from uuid import UUID
 
+import orjson
 from genai_prices import Usage as PricedUsage
 from genai_prices import __version__ as LIST_VERSION
 from genai_prices.data_snapshot import get_snapshot
@@ -96,15 +97,15 @@ def find(
         for name in (model, ANY_MODEL):
             if (override := overrides.get((owner, provider, name))) is not None:
                 return Found(override, _dearest([_model_price(override)], long_cache, gives_text))
-    info = _published(provider, model)
-    if info is None:
+    listed = _listed(provider, model, long_cache, gives_text)
+    if listed is None:
         return None
-    periods = [info.prices] if isinstance(info.prices, ModelPrice) else [one.prices for one in info.prices]
-    prices = info.get_prices(datetime.fromtimestamp(now_ms / 1000, UTC))
-    try:
-        return Found(_recorded(prices), _dearest(periods, long_cache, gives_text))
-    except LookupError:
-        return None
+    info, periods, bound = listed
+    prices = periods[0]
+    if len(periods) > 1:
+        now = info.get_prices(datetime.fromtimestamp(now_ms / 1000, UTC))
+        prices = next(one for one in periods if one[0] is now)
+    return Found(prices[1], bound)
 
 
 def charge(prices: Prices, counts: Mapping[str, int]) -> int | None:
@@ -116,9 +117,14 @@ def charge(prices: Prices, counts: Mapping[str, int]) -> int | None:
 
 
 @lru_cache(maxsize=4096)
-def _published(provider: str, model: str) -> ModelInfo | None:
+def _listed(
+    provider: str, model: str, long_cache: bool, gives_text: bool
+) -> tuple[ModelInfo, list[tuple[ModelPrice, Prices]], Dearest] | None:
+    """A published model: its prices by time of day, and the dearest of them. The list is fixed while we run."""
     try:
-        return get_snapshot().find_provider_model(model, None, provider, None)[1]
+        _, info = get_snapshot().find_provider_model(model, None, provider, None)
+        periods = [info.prices] if isinstance(info.prices, ModelPrice) else [one.prices for one in info.prices]
+        return info, [(one, _recorded(one)) for one in periods], _dearest(periods, long_cache, gives_text)
     except LookupError:
         return None
 
@@ -174,8 +180,13 @@ def _recorded(prices: ModelPrice) -> Prices:
 
 
 def _model_price(prices: Prices) -> ModelPrice:
+    return _price_of(orjson.dumps(prices.rates))
+
+
+@lru_cache(maxsize=1024)
+def _price_of(rates: bytes) -> ModelPrice:
     found: dict[str, Decimal | TieredPrices | None] = {}
-    for name, rate in prices.rates.items():
+    for name, rate in orjson.loads(rates).items():
         if isinstance(rate, str):
             found[name] = Decimal(rate)
         else:

@@ -56,12 +56,18 @@ class History:
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
             if self._pool is None:
-                self._pool = await asyncpg.create_pool(self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S)
+                self._pool = await asyncpg.create_pool(
+                    self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S, reset=_nothing_to_reset
+                )
             return self._pool
 
     async def close(self) -> None:
         if self._pool is not None:
             await self._pool.close()
+
+
+async def _nothing_to_reset(_: object) -> None:
+    """No setting outlives its transaction here, and resetting would be one more round trip for each question."""
 
 
 def _result(row: asyncpg.Record) -> TaskResult:
