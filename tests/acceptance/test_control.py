@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
 from typing import Any
 from uuid import uuid4
 
@@ -18,9 +19,9 @@ from tests.stack import Stack, eventually
 class User:
     """One user of one tenant, with a key of their own."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, tenant: str | None = None) -> None:
         self.stack = stack
-        self.tenant: str = stack.ready["tenant_id"]
+        self.tenant: str = tenant or stack.ready["tenant_id"]
         self.id = str(uuid4())
         self.key = stack.key(self.tenant, self.id)
 
@@ -183,6 +184,18 @@ def test_the_monthly_cap_holds_in_a_burst(user: User) -> None:
     assert said(user.at_once(200, **CENT)) == {"success": 50, "monthly_cap_exceeded": 150}
     _never_overshot(user, "month", 50)
     assert eventually(lambda: [r for r in user.rows("SELECT * FROM llm_monthly_costs") if r["total_calls"] == 50], "50")
+
+
+def test_the_in_flight_bound_holds_in_a_burst(stack: Stack) -> None:
+    user = User(stack, tenant=str(uuid4()))
+    stack.cli("limits", "set", "--tenant", user.tenant, "--max-in-flight", "5")
+    found = said(user.at_once(60, prompt={"simulated_delay_ms": 200}))
+    assert set(found) == {"success", "max_in_flight_exceeded"} and found["success"] >= 5
+    query = "SELECT type FROM events WHERE type IN ('task.allowed', 'reservation.ended') ORDER BY seq"
+    everything = 2 * found["success"]
+    turns = eventually(lambda: rows if len(rows := user.rows(query)) == everything else None, "the end of all")
+    in_flight = list(accumulate(1 if turn["type"] == "task.allowed" else -1 for turn in turns))
+    assert (max(in_flight), in_flight[-1]) == (5, 0)
 
 
 def test_a_reservation_over_the_cap_is_refused(user: User) -> None:
