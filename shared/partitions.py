@@ -12,6 +12,12 @@ from uuid import UUID
 INBOX = "skeldir:inbox"
 CONTROL = "skeldir:control"
 DEAD_LETTERS = "skeldir:dead-letters"
+REPLIES = "skeldir:replies"
+
+
+def reply_prefix(tenant_id: UUID) -> str:
+    """What the name of each stream begins with on which this tenant may be answered."""
+    return f"{REPLIES}:{tenant_id}:"
 
 
 def partition_of(tenant_id: UUID, partitions: int) -> int:
@@ -67,6 +73,11 @@ class Partition:
     def reservations(self) -> str:
         """Hash reservation id -> reservation, for each one not yet settled or released."""
         return f"{self.tag}:reservations"
+
+    @property
+    def replies(self) -> str:
+        """Hash `decisions`, `outcomes`: up to where ends were replied to. Not there before a reply is asked for."""
+        return f"{self.tag}:replies"
 
     @property
     def ledger(self) -> str:

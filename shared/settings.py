@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     max_wait_seconds: float = Field(60, gt=0, description="Longest `Prefer: wait` the gateway honours.")
     result_ttl_seconds: int = Field(86_400, ge=60, description="How long a task's record stays in Redis after its end.")
 
+    replies_max_length: int = Field(10_000, ge=1, description="Results that a reply stream keeps, about: the newest.")
+    replies_ttl_seconds: int = Field(86_400, ge=1, description="A reply stream goes this long after its last result.")
+
     executor_concurrency: int = Field(128, ge=1, description="Provider calls one executor makes at once.")
     executor_claim_idle_ms: int = Field(
         2500, ge=200, description="Silence after which an executor's work is taken over."

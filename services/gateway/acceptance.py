@@ -8,6 +8,7 @@ from typing import Literal
 from redis.asyncio import Redis
 
 from services.gateway.recognition import Recognition
+from services.gateway.replies import ReplyWriter
 from shared.events.envelope import Envelope
 from shared.events.results import TaskResult
 from shared.events.tasks import TaskSubmitted
@@ -34,12 +35,15 @@ class Acceptor:
         self._accept = script(redis, "services.gateway", "accept")
         self._partitions = settings.partitions
         self._max_backlog = settings.max_backlog
+        self._replies = ReplyWriter(redis, settings)
 
-    async def accept(self, event: Envelope, *, named: bool, max_backlog: int | None = None) -> Acceptance:
+    async def accept(
+        self, event: Envelope, *, named: bool, max_backlog: int | None = None, reply_to: str | None = None
+    ) -> Acceptance:
         """Claim and append, once; `max_backlog` for a lower bound than the configured one.
 
-        `named`: the caller chose the request id, perhaps not for the first time. Raises RedisError when the log cannot
-        be reached: then submit it again.
+        `named`: the caller chose the request id, perhaps not for the first time. `reply_to`: where the result is to go,
+        also of a task that has ended already. Raises RedisError when the log cannot be reached: then submit it again.
         """
         submitted = event.data
         assert isinstance(submitted, TaskSubmitted) and event.tenantid is not None
@@ -48,7 +52,7 @@ class Acceptor:
         partition = partition_for(event.tenantid, self._partitions)
         reply: list[bytes] = await self._pipeline.run(
             self._accept,
-            [partition.task(task.task_id), partition.tasks, partition.decisions],
+            [partition.task(task.task_id), partition.tasks, partition.decisions, partition.replies],
             [
                 task.fingerprint,
                 str(event.tenantid),
@@ -61,13 +65,17 @@ class Acceptor:
                 event.type,
                 event.to_json(),
                 "known" if known is not None else "",
+                reply_to or "",
             ],
         )
         match reply[0]:
             case b"accepted":
                 return Acceptance("accepted")
             case b"duplicate":
-                return Acceptance("duplicate", TaskResult.model_validate_json(reply[2]) if reply[2] else None)
+                result = TaskResult.model_validate_json(reply[2]) if reply[2] else None
+                if result is not None and reply_to is not None:
+                    await self._replies.write(reply_to, result)
+                return Acceptance("duplicate", result)
             case b"conflict":
                 return Acceptance("conflict")
             case b"forgotten" if known != task.fingerprint:

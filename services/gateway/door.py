@@ -112,11 +112,11 @@ class Door:
         try:
             if wait_s > 0:
                 async with self.results.expect(task_id) as future:
-                    result = await self._accept(event, origin, _is_named(request, task))
+                    result = await self._accept(event, origin, task, _is_named(request, task))
                     if result is None:
                         result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
             else:
-                result = await self._accept(event, origin, _is_named(request, task))
+                result = await self._accept(event, origin, task, _is_named(request, task))
         except TooManyWait as error:
             raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
         return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
@@ -135,7 +135,7 @@ class Door:
                     feed = await stack.enter_async_context(self.listening.listen(key.tenant_id, task_id))
                 except (RedisError, OSError, TimeoutError) as error:
                     raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
-                result = await self._accept(event, origin, _is_named(request, task))
+                result = await self._accept(event, origin, task, _is_named(request, task))
                 if result is not None and not future.done():
                     future.set_result(result)
                 yield Listened(task_id, key.tenant_id, future, feed, result is not None)
@@ -177,10 +177,10 @@ class Door:
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error
 
-    async def _accept(self, event: Envelope, origin: str, named: bool) -> TaskResult | None:
+    async def _accept(self, event: Envelope, origin: str, task: TaskRequest, named: bool) -> TaskResult | None:
         """The result that is there already, if it is; from here on the task is durable."""
         try:
-            acceptance = await self._acceptor.accept(event, named=named)
+            acceptance = await self._acceptor.accept(event, named=named, reply_to=task.reply_to)
         except (RedisError, OSError) as error:
             SUBMISSIONS.labels(origin, "unreachable").inc()
             problem = "the log cannot be reached: submit it again with the same request id"

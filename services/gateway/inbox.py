@@ -9,7 +9,7 @@ from services.gateway.acceptance import Acceptor
 from services.gateway.capacity import Capacity
 from services.gateway.group_reader import NotNow, Unacceptable, field
 from services.gateway.metrics import SUBMISSIONS
-from services.gateway.submission import Invalid, parse, submission
+from services.gateway.submission import Invalid, TaskRequest, parse, submission
 from shared.clock import Clock
 from shared.events.control import InvalidControl, parse_control
 from shared.events.envelope import NAMESPACE, Envelope
@@ -33,18 +33,21 @@ class Inbox:
     async def take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
         """Accept one entry. Raises Unacceptable, NotNow while its partition is full, RedisError."""
         try:
-            event, named = self._submission(entry_id, fields)
+            event, request = self._submission(entry_id, fields)
         except Invalid as error:
             raise Unacceptable(str(error)) from error
         most = MAX_BACKLOG_WITHOUT_MEMORY if self._capacity.problem else None
-        status = (await self._acceptor.accept(event, named=named, max_backlog=most)).status
+        accepted = await self._acceptor.accept(
+            event, named=request.request_id is not None, max_backlog=most, reply_to=request.reply_to
+        )
+        status = accepted.status
         SUBMISSIONS.labels("inbox", status).inc()
         if status == "full":
             raise NotNow  # the inbox itself is the queue: what is not taken stays in it
         if status == "conflict":
             raise Unacceptable("idempotency_conflict: the request id belongs to another body or user")
 
-    def _submission(self, entry_id: str, fields: dict[bytes, bytes]) -> tuple[Envelope, bool]:
+    def _submission(self, entry_id: str, fields: dict[bytes, bytes]) -> tuple[Envelope, TaskRequest]:
         request = parse(field(fields, b"data"), self._settings.max_body_bytes, self._settings.max_body_depth)
         if request.tenant_id is None or request.user_id is None:
             raise Invalid("tenant_id and user_id are required on the inbox")
@@ -59,7 +62,7 @@ class Inbox:
             settings=self._settings,
             environ=os.environ,
         )
-        return event, request.request_id is not None
+        return event, request
 
 
 async def check_order(_: str, fields: dict[bytes, bytes]) -> None:

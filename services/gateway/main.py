@@ -19,6 +19,7 @@ from services.gateway.history import History
 from services.gateway.inbox import Inbox, check_order
 from services.gateway.listening import Listening
 from services.gateway.recognition import Recognition
+from services.gateway.replies import Replies
 from services.gateway.results import Results
 from shared.clock import ServerClock
 from shared.partitions import CONTROL, INBOX
@@ -73,5 +74,6 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
         clock.first(inbox.run),
         orders.run,
         *results.readers(),
+        *Replies(redis, name, settings).workers(),
     ]
     return application(door, redis, readiness), workers

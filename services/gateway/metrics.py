@@ -7,4 +7,5 @@ SET_ASIDE = Counter("skeldir_gateway_set_aside", "Entries put into the dead lett
 UNRECOGNISED = Counter(
     "skeldir_gateway_unrecognised", "Submissions taken without asking the books whether their request is an old one."
 )
+REPLIES = Counter("skeldir_gateway_replies", "Results appended to reply streams, or refused there.", ["status"])
 WAITING = Gauge("skeldir_gateway_waiting", "Requests that wait for the end of a task.")

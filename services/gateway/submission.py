@@ -15,6 +15,7 @@ from shared.events.envelope import Envelope, new
 from shared.events.tasks import Operation, Task, TaskSubmitted, TaskType, cache_key_of, fingerprint_of, task_id_of
 from shared.models import resolve
 from shared.money import from_cents
+from shared.partitions import reply_prefix
 from shared.settings import Settings
 
 SOURCE = "/skeldir/gateway"
@@ -22,6 +23,8 @@ MAX_SIMULATED_DELAY_MS = 600_000
 MAX_AMOUNT_CHARACTERS = 40
 
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# No more than a name: that it lies within the tenant's own streams is checked where the tenant is known.
+ReplyStream = Annotated[str, Field(max_length=200, pattern=r"^skeldir:replies:[0-9a-f-]{36}:[A-Za-z0-9._-]{1,100}$")]
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -64,6 +67,10 @@ class TaskRequest(BaseModel):
     prompt: dict[str, Any]
     max_cost_cents: Cents | None = Field(
         None, description="The most this may cost; none or 0: the worst case is computed and reserved."
+    )
+
+    reply_to: ReplyStream | None = Field(
+        None, description="Stream on which the result is wanted: `skeldir:replies:<tenant_id>:<name>`."
     )
 
     @field_validator("prompt")
@@ -143,7 +150,9 @@ def submission(
     operation: Operation = "chat",
     stream: bool = False,
 ) -> Envelope:
-    """The `task.submitted` event of a request. The same request always gives the same event id."""
+    """The `task.submitted` event of a request. The same request always gives the same event id. Raises Invalid."""
+    if request.reply_to is not None and not request.reply_to.startswith(reply_prefix(tenant_id)):
+        raise Invalid(f"reply_to: a stream of this tenant begins with {reply_prefix(tenant_id)}")
     prompt = request.prompt
     provider, model = resolve(prompt.get("model"), settings, environ)
     max_cost = from_cents(request.max_cost_cents or 0)

@@ -5,6 +5,8 @@
 | decisions | the executor group, the ledger's checkpoint |
 | outcomes  | policy's position, the ledger's checkpoint |
 
+Where replies were asked for (`reply_to`), decisions and outcomes are also read by the gateway that writes those.
+
 Gateways that wait for results, and live tails, read from the end: what is younger than `KEEP_MS` stays for them.
 """
 
@@ -64,6 +66,7 @@ class Trimmer:
         """For each stream the first entry that somebody may still need."""
         policy: Any = await self._redis.hgetall(partition.policy)
         ledger: Any = await self._redis.hgetall(partition.ledger)
+        replies: Any = await self._redis.hgetall(partition.replies)
         young = f"{self._clock.now_ms() - self._keep_ms}-0"
 
         def lowest(*entry_ids: str) -> str:
@@ -71,8 +74,12 @@ class Trimmer:
 
         return {
             partition.tasks: lowest(_at(policy, b"tasks"), _at(ledger, b"tasks")),
-            partition.outcomes: lowest(_at(policy, b"outcomes"), _at(ledger, b"outcomes")),
-            partition.decisions: lowest(await self._executors(partition), _at(ledger, b"decisions")),
+            partition.outcomes: lowest(
+                _at(policy, b"outcomes"), _at(ledger, b"outcomes"), *_followed(replies, b"outcomes")
+            ),
+            partition.decisions: lowest(
+                await self._executors(partition), _at(ledger, b"decisions"), *_followed(replies, b"decisions")
+            ),
         }
 
     async def _executors(self, partition: Partition) -> str:
@@ -92,6 +99,11 @@ class Trimmer:
 
 def _at(positions: dict[bytes, bytes], name: bytes) -> str:
     return positions.get(name, NOTHING.encode()).decode()
+
+
+def _followed(replies: dict[bytes, bytes], name: bytes) -> list[str]:
+    """Up to where results were replied; nothing where nobody ever asked for a reply."""
+    return [replies[name].decode()] if name in replies else []
 
 
 def _text(value: bytes | str) -> str:

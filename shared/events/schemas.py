@@ -11,13 +11,13 @@ from typing import Any
 
 from faststream.redis import RedisBroker, StreamSub
 from faststream.specification import AsyncAPI
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, Field, create_model
 
 from shared.events import control
 from shared.events.control import CONTROL_EVENTS
 from shared.events.envelope import Envelope, Payload
 from shared.events.registry import EVENTS
-from shared.partitions import CONTROL, DEAD_LETTERS, INBOX, Partition
+from shared.partitions import CONTROL, DEAD_LETTERS, INBOX, REPLIES, Partition
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "events"
 EXAMPLE = Partition(0)
@@ -58,6 +58,16 @@ class InboxTask(BaseModel):
     prompt: dict[str, Any]
     correlation_id: str | None = None
     max_cost_cents: float | str | None = None
+    reply_to: str | None = Field(None, description="`skeldir:replies:<tenant_id>:<name>`: where the result is wanted.")
+
+
+class Reply(BaseModel):
+    """The end of a task, for the producer that named this stream in `reply_to`. It may come twice: go by `task_id`."""
+
+    type: str = Field(description="`task.succeeded`, `task.failed` or `task.blocked`.")
+    task_id: str
+    request_id: str
+    data: bytes = Field(description="The result, as JSON: what `GET /v1/tasks/{task_id}` answers.")
 
 
 class DeadLetter(BaseModel):
@@ -107,6 +117,12 @@ def asyncapi() -> dict[str, Any]:
         title="dead-letters",
         description="What could not be processed.",
         schema=DeadLetter,
+    )
+    broker.publisher(
+        stream=StreamSub(f"{REPLIES}:<tenant>:<name>"),
+        title="replies",
+        description="Results, for the producers that asked for them there. Written by the gateway.",
+        schema=Reply,
     )
     for stream, types in STREAMS.items():
         for event_type in types:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,25 @@ def test_redis(stack: Stack) -> None:
     stack.redis().xadd("skeldir:inbox", {"data": json.dumps(task)})
     query = "SELECT status FROM llm_api_calls WHERE request_id = 'order-4712' AND status <> 'pending'"
     assert eventually(lambda: stack.rows(query, tenant, user) or None, "the row")[0]["status"] == "success"
+
+
+def test_replies_for_redis_cli(stack: Stack) -> None:
+    """As above: both commands' arguments, given to a Redis client."""
+    tenant, user = stack.ready["tenant_id"], stack.ready["user_id"]
+    text = example("sh", "Replies on a stream")
+    data, read = re.search(r"'(\{.*\})'", text), re.search(r"XREAD BLOCK \d+ STREAMS .*", text)
+    assert data is not None and read is not None
+    replies = f"skeldir:replies:{tenant}:orders"
+    task = {**json.loads(data[1]), "tenant_id": tenant, "user_id": user, "reply_to": replies}
+    stack.redis().delete(replies)
+    stack.redis().xadd("skeldir:inbox", {"data": json.dumps(task)})
+    found: Any = stack.redis().execute_command(*read[0].replace("...", tenant).split())
+    assert b"order-4714" in str(found).encode()
+
+
+def test_replies_in_python(stack: Stack, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKELDIR_REDIS_URL", stack.ready["redis_url"])
+    monkeypatch.setenv("TENANT_ID", stack.ready["tenant_id"])
+    monkeypatch.setenv("USER_ID", stack.ready["user_id"])
+    exec(compile(example("python", "Replies on a stream"), "docs/clients.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("task.succeeded success ")

@@ -11,6 +11,7 @@ from redis.exceptions import NoPermissionError
 TASKS, DECISIONS, OUTCOMES = "{skeldir:0}:tasks", "{skeldir:0}:decisions", "{skeldir:0}:outcomes"
 POLICY, ACCOUNT, TASK = "{skeldir:0}:policy", "{skeldir:0}:account:t:*", "{skeldir:0}:task:t"
 CHUNKS = "{skeldir:0}:chunks:t"
+REPLIES = "skeldir:replies:t:name"
 CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead-letters"
 
 
@@ -42,6 +43,13 @@ CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead
         ("executor", ("SSUBSCRIBE", CHUNKS)),
         ("ledger", ("SSUBSCRIBE", CHUNKS)),
         ("executor", ("SPUBLISH", "elsewhere", "x")),
+        # Results are written by the gateway, on reply streams alone; producers read those and nothing else.
+        ("gateway", ("XADD", "skeldir:elsewhere", "*", "data", "{}")),
+        ("gateway", ("XADD", OUTCOMES, "*", "data", "{}")),
+        ("producer", ("XADD", REPLIES, "*", "data", "{}")),
+        ("producer", ("XRANGE", INBOX, "-", "+")),
+        ("producer", ("XRANGE", OUTCOMES, "-", "+")),
+        ("executor", ("XADD", REPLIES, "*", "data", "{}")),
         ("ledger", ("XTRIM", CONTROL, "MAXLEN", "0")),
         ("ledger", ("XTRIM", DEAD_LETTERS, "MAXLEN", "0")),
     ],
