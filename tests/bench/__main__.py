@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import durability, first_byte, flood, stops
+from tests.bench import chain, durability, first_byte, flood, limits, stops
+from tests.bench.figures import Figure
+
+MEASUREMENTS: tuple[Callable[[], list[Figure]], ...] = (
+    lambda: asyncio.run(stops.measure()),
+    limits.measure,
+    lambda: asyncio.run(durability.measure()),
+    flood.measure,
+    first_byte.measure,
+    chain.measure,
+)
 
 
 def main() -> None:
     """Measure, and print."""
+    found: list[Figure] = [figure for measure in MEASUREMENTS for figure in measure()]
     table = Table("measured", "result")
-    waiting = asyncio.run(stops.measure())
-    for figure in (*waiting, *asyncio.run(durability.measure()), *flood.measure(), *first_byte.measure()):
+    for figure in found:
         table.add_row(figure.what, figure.value)
     Console(width=160).print(table)
 
