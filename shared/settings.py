@@ -91,7 +91,9 @@ class Settings(BaseSettings):
     owner_pid: int | None = Field(None, description="Stop when this process is gone. Set by `skeldir up`.")
     log_level: str = Field("INFO", description="Level of the structured logs on standard error.")
     api_key: SecretStr | None = Field(None, description="Key that the command line uses against the gateway.")
-    gateway_url: str | None = Field(None, description="Gateway that the command line talks to. None: the running `up`.")
+    gateway_url: str | None = Field(
+        None, description="Gateway for the command line (None: the running `up`) and for the console's orders."
+    )
 
 
 @lru_cache(maxsize=1)

@@ -180,6 +180,8 @@ class System:
         found.pop("SKELDIR_ADMIN_DATABASE_URL", None)
         found.pop("SKELDIR_LEDGER_DATABASE_URL", None)
         found.pop("SKELDIR_DATABASE_URL", None)
+        if name == "ledger":
+            found["SKELDIR_GATEWAY_URL"] = f"http://{self.settings.gateway_host}:{self.ports['gateway']}"
         if database is not None:
             own = self.settings.ledger_database_url if name == "ledger" else None
             found["SKELDIR_DATABASE_URL"] = self._database(database, own)

@@ -1,126 +1,239 @@
-"""The read API: calls, timelines and dashboards, under the row-level security of the caller's key."""
+"""The read API: calls, timelines, spend, states and dashboards, under the row-level security of the caller's key."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
-import asyncpg
-import orjson
-from starlette.applications import Starlette
+from fastapi import Depends, FastAPI, Path, Query
+from pydantic import AwareDatetime
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
-from services.ledger import queries
-from services.ledger.keys import Doorkeeper, Refused, View, parse_id
+from services.ledger import lists, queries
+from services.ledger.answers import CSV, PROBLEM, handle_problems, plain, rows, wants_csv
+from services.ledger.keys import Doorkeeper, Refused, View
+from services.ledger.lists import Listing, page
+from services.ledger.looking import looking
+from services.ledger.overview import Overview, fits
 from services.ledger.sessions import Pool
+from services.ledger.why import verdict
+from shared.events.tasks import TaskType
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
-STATUSES = ("pending", "success", "blocked", "failed")
-TITLES = {401: "Unauthorized", 403: "Forbidden", 404: "Not found", 422: "Invalid request", 503: "Not available"}
+MAX_TEXT = 300
 
-Answer = Callable[[Request, View], Awaitable[Any]]
-
-
-def build(pool: Pool, door: Doorkeeper, routes: Sequence[BaseRoute]) -> Starlette:
-    """The ledger's HTTP application, with `routes` beside the read API."""
-
-    def route(path: str, answer: Answer) -> Route:
-        async def endpoint(request: Request) -> Response:
-            try:
-                view = door.admit(
-                    request.headers.get("authorization"),
-                    request.query_params.get("tenant_id"),
-                    request.query_params.get("user_id"),
-                )
-                return _json(await answer(request, view))
-            except Refused as refused:
-                return problem(refused.status, str(refused))
-            except (TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError):
-                return problem(503, "the ledger's database cannot be reached")
-
-        return Route(path, endpoint)
-
-    async def calls(request: Request, view: View) -> dict[str, Any]:
-        limit = _limit(request.query_params.get("limit"))
-        rows = await queries.calls(
-            pool,
-            view,
-            limit=limit,
-            before=_cursor(request.query_params.get("before")),
-            status=_status(request.query_params.get("status")),
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows of a page, at most.")]
+Id = Annotated[UUID, Path(description="The task's id.")]
+Before = Annotated[str | None, Query(max_length=lists.MAX_CURSOR, description="`next` of the page before.")]
+Text = Annotated[str | None, Query(min_length=1, max_length=MAX_TEXT)]
+Search = Annotated[
+    str | None,
+    Query(
+        min_length=1,
+        max_length=MAX_TEXT,
+        description="A request id, correlation id or task id; `abc*`: that starts so.",
+    ),
+]
+Since = Annotated[AwareDatetime | None, Query(description="From here on, with its offset from UTC.")]
+Until = Annotated[AwareDatetime | None, Query(description="Up to here, not included.")]
+_PARAMETERS: list[dict[str, Any]] = [
+    {"name": "tenant_id", "in": "query", "schema": {"type": "string", "format": "uuid"}, "description": "One tenant."},
+    {"name": "user_id", "in": "query", "schema": {"type": "string", "format": "uuid"}, "description": "One user."},
+    {"name": "format", "in": "query", "schema": {"enum": ["json", "csv"]}, "description": "Stands for `Accept`."},
+]
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/json": {}, CSV: {}}},
+    **{
+        status: {"description": text, "content": {PROBLEM: {}}}
+        for status, text in (
+            (401, "No key, or none that is known"),
+            (403, "Not for this key"),
+            (422, "A parameter is wrong"),
+            (503, "The database cannot be reached, or the question took too long"),
         )
-        last = rows[-1] if len(rows) == limit else None
-        return {"calls": rows, "next": None if last is None else f"{last['created_at'].isoformat()},{last['id']}"}
+    },
+}
 
-    async def call(request: Request, view: View) -> dict[str, Any]:
-        found = await queries.call(pool, view, _id("id", request.path_params["id"]))
-        if found is None:
-            raise Refused(404, "no such call in view of this key")
-        return found
 
-    async def events(request: Request, view: View) -> dict[str, Any]:
-        return {"events": await queries.timeline(pool, view, _id("task_id", request.query_params.get("task_id")))}
+def build(pool: Pool, door: Doorkeeper, routes: Sequence[BaseRoute], overview: Overview) -> FastAPI:
+    """The ledger's HTTP application, with `routes` beside the read API."""
+    app = FastAPI(
+        title="Skeldir ledger",
+        summary="The books, as the caller may see them.",
+        description="Send `Authorization: Bearer <key>`. A key that names a user sees that user, one that "
+        "names none its tenant, an operator's every tenant; `tenant_id` and `user_id` narrow it. Looks at more than "
+        "one user are recorded (`/v1/reads`). Amounts are cents.",
+        version="1",
+        docs_url=None,
+        redoc_url=None,
+        routes=list(routes),
+    )
+    app.state.door = door
+    handle_problems(app)
+    _lists(app, pool)
+    _calls(app, pool)
+    _sums(app, pool, overview)
+    return app
 
-    async def dashboard(request: Request, view: View) -> dict[str, Any]:
-        name = request.path_params["name"]
-        return {"name": name, "rows": await queries.dashboard(pool, view, name)}
 
-    return Starlette(
-        routes=[
-            *routes,
-            route("/v1/calls", calls),
-            route("/v1/calls/{id}", call),
-            route("/v1/events", events),
-            route("/v1/dashboards/{name}", dashboard),
-        ]
+def admitted(request: Request) -> View:
+    """The caller's view. Raises Refused."""
+    door: Doorkeeper = request.app.state.door
+    return door.admit(
+        request.headers.get("authorization") or request.scope.get("skeldir.authorization"),
+        request.query_params.get("tenant_id"),
+        request.query_params.get("user_id"),
     )
 
 
-def problem(status: int, detail: str) -> Response:
-    """An error as RFC 9457 has it."""
-    body = {"type": "about:blank", "title": TITLES.get(status, "Error"), "status": status, "detail": detail}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 503 else {}
-    return Response(orjson.dumps(body), status_code=status, media_type="application/problem+json", headers=headers)
+Caller = Annotated[View, Depends(admitted)]
 
 
-def _json(value: Any) -> Response:
-    return Response(orjson.dumps(value, default=str), media_type="application/json")
+def _get(app: FastAPI, path: str, summary: str) -> Callable[[Endpoint], Endpoint]:
+    return app.get(
+        path,
+        summary=summary,
+        responses=_ANSWERS,
+        response_class=Response,
+        openapi_extra={"parameters": _PARAMETERS, "security": [{"key": []}]},
+        tags=["reads"],
+    )
 
 
-def _id(name: str, value: str | None) -> UUID:
-    found = parse_id(name, value)
+def _calls(app: FastAPI, pool: Pool) -> None:
+    @_get(app, "/v1/calls", "Tasks and what became of them, newest first")
+    async def calls(  # one parameter a filter
+        request: Request,
+        view: Caller,
+        limit: Limit = DEFAULT_LIMIT,
+        before: Before = None,
+        status: Literal["pending", "success", "blocked", "failed"] | None = None,
+        reason: Text = None,
+        provider: Text = None,
+        model: Text = None,
+        task_type: TaskType | None = None,
+        since: Since = None,
+        until: Until = None,
+        q: Search = None,
+    ) -> Response:
+        found = await page(
+            pool,
+            view,
+            lists.CALLS,
+            limit=limit,
+            before=before,
+            status=status,
+            reason=reason,
+            provider=provider,
+            model=model,
+            task_type=None if task_type is None else task_type.value,
+            since=since,
+            until=until,
+            **_searched(q),
+        )
+        return rows(request, "calls", found.rows, found.next)
+
+    @_get(app, "/v1/calls/{id}", "One task, with its output")
+    async def call(view: Caller, id: Id) -> Response:
+        return plain(await _found(pool, view, id))
+
+    @_get(app, "/v1/calls/{id}/timeline", "Why a task ended as it did: the decision, what it saw, and every event")
+    async def timeline(view: Caller, id: Id) -> Response:
+        found, events = await _found(pool, view, id), await queries.events(pool, view, id)
+        return plain({"call": found, "verdict": verdict(events), "events": events})
+
+    @_get(app, "/v1/events", "The events of one task")
+    async def events(request: Request, view: Caller, task_id: UUID) -> Response:
+        return rows(request, "events", await queries.events(pool, view, task_id))
+
+
+async def _found(pool: Pool, view: View, call_id: UUID) -> dict[str, Any]:
+    found = await queries.call(pool, view, call_id)
     if found is None:
-        raise Refused(422, f"{name} is missing")
+        raise Refused(404, "no such call in view of this key")
     return found
 
 
-def _limit(value: str | None) -> int:
-    if value is None:
-        return DEFAULT_LIMIT
-    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= MAX_LIMIT:
-        raise Refused(422, f"limit is a number from 1 to {MAX_LIMIT}, not {value[:100]!r}")
-    return int(value)
-
-
-def _status(value: str | None) -> str | None:
-    if value is not None and value not in STATUSES:
-        raise Refused(422, f"status is one of {', '.join(STATUSES)}, not {value[:100]!r}")
-    return value
-
-
-def _cursor(value: str | None) -> tuple[datetime, UUID] | None:
-    if value is None:
-        return None
-    moment, _, call_id = value.replace(" ", "+").partition(",")
+def _searched(q: str | None) -> dict[str, str | None]:
+    if q is None:
+        return {}
+    if q.endswith("*"):
+        return {"q_prefix": q[:-1]}
     try:
-        found = datetime.fromisoformat(moment)
-    except ValueError as error:
-        raise Refused(422, "before is the `next` of an earlier answer") from error
-    if found.tzinfo is None:
-        raise Refused(422, "before is the `next` of an earlier answer")
-    return found, _id("before", call_id)
+        return {"q_id": str(UUID(q))}
+    except ValueError:
+        return {"q": q}
+
+
+def _lists(app: FastAPI, pool: Pool) -> None:
+    def listed(path: str, summary: str, listing: Listing, *, operators_only: bool = False) -> None:
+        @_get(app, path, summary)
+        async def answer(
+            request: Request, view: Caller, limit: Limit = DEFAULT_LIMIT, before: Before = None
+        ) -> Response:
+            if operators_only and not view.is_operator:
+                raise Refused(403, "for operators' keys: these rows belong to no tenant")
+            found = await page(pool, view, listing, limit=limit, before=before)
+            return rows(request, listing.name, found.rows, found.next)
+
+    listed("/v1/breakers", "Circuit breakers", lists.BREAKERS)
+    listed("/v1/switches", "Kill switches, and whether they hold", lists.SWITCHES)
+    listed("/v1/shutoffs", "Hourly shutoffs that hold", lists.SHUTOFFS)
+    listed("/v1/limits", "Limits that operators set", lists.LIMITS)
+    listed("/v1/uncertain", "Attempts whose end nobody knows, longest held first", lists.UNCERTAIN)
+    listed("/v1/dead-letters", "Entries that could not be processed", lists.DEAD_LETTERS, operators_only=True)
+    listed("/v1/reads", "Who looked at more than one user", lists.READS, operators_only=True)
+
+    @_get(app, "/v1/spend", "Spent and reserved in each window, against its cap")
+    async def spend(
+        request: Request,
+        view: Caller,
+        limit: Limit = DEFAULT_LIMIT,
+        before: Before = None,
+        window: Literal["hour", "month"] | None = None,
+        since: Since = None,
+        until: Until = None,
+    ) -> Response:
+        wanted = {"window": window, "since": since, "until": until}
+        found = await page(pool, view, lists.SPEND, limit=limit, before=before, **wanted)
+        return rows(request, "spend", found.rows, found.next)
+
+
+def _sums(app: FastAPI, pool: Pool, overview: Overview) -> None:
+    @_get(app, "/v1/dashboards/{name}", "A dashboard")
+    async def dashboard(request: Request, view: Caller, name: str) -> Response:
+        found = await queries.dashboard(pool, view, name)
+        return rows(request, name, found) if wants_csv(request) else plain({"name": name, "rows": found})
+
+    @_get(app, "/v1/series", "Calls by end, and their cost, over time")
+    async def series(
+        request: Request,
+        view: Caller,
+        step: Literal["minute", "quarter", "hour", "day"] = "hour",
+        since: Since = None,
+        until: Until = None,
+    ) -> Response:
+        end = until or datetime.now(UTC)
+        start = since or end - timedelta(days=1)
+        if not fits(start, end, step):
+            raise Refused(422, "since is before until, by at most 800 steps")
+        await _noted(pool, view, "series")
+        return rows(request, "series", await overview.series(view, start, end, step))
+
+    @_get(app, "/v1/overview", "What flows, what it costs, what is stopped, what waits for somebody")
+    async def now(view: Caller) -> Response:
+        await _noted(pool, view, "overview")
+        return plain(await overview.look(view))
+
+
+async def _noted(pool: Pool, view: View, what: str) -> None:
+    """Write the look down: its answer may come from memory."""
+    if view.is_wide:
+        async with looking(pool, view, what):
+            pass

@@ -34,6 +34,11 @@ class View:
     def is_operator(self) -> bool:
         return self.role == OPERATOR
 
+    @property
+    def is_wide(self) -> bool:
+        """Whether it may show more than one user: such a look is written down."""
+        return self.role != USER
+
 
 class Doorkeeper:
     """Knows the keys, as fresh as the control stream."""

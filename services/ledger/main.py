@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from services.ledger import api, sessions
 from services.ledger.keys import Doorkeeper
 from services.ledger.metrics import LEADS
+from services.ledger.overview import Overview
 from services.ledger.reports import Reporter
 from services.ledger.sources import ControlSource, LetterSource, PartitionSource
 from services.ledger.trim import Trimmer
@@ -49,7 +50,8 @@ async def serve(settings: Settings) -> None:
             keys = "the control stream cannot be read" if control.is_stale else None
             return {"keys": keys, "database": reporter.problem, **checks}
 
-        app = api.build(reading, Doorkeeper(control, clock), health_routes(readiness))
+        door, overview = Doorkeeper(control, clock), Overview(reading, redis, control, clock, settings.partitions)
+        app = api.build(reading, door, health_routes(readiness), overview)
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
         workers.append(clock.first(trimmer.run))
         workers += [writer.run for writer in writers.values()]

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from services.ledger.sessions import COMMAND_TIMEOUT_S, write_as_ledger
+from services.ledger.sessions import COMMAND_TIMEOUT_S, Connection, write_as_ledger
 from shared.events.control import Scope
 
 _IN_SCOPE = (
@@ -43,8 +43,12 @@ async def reach(database_url: str, scope: Scope) -> Reach:
     try:
         async with connection.transaction(readonly=True):
             await write_as_ledger(connection)
-            parts = (scope.tenant_id, scope.user_id, scope.provider, scope.model, scope.task_type)
-            row = await connection.fetchrow(_REACH, *parts)
+            return await look(connection, scope)
     finally:
         await connection.close()
-    return Reach(**dict(row))
+
+
+async def look(connection: Connection, scope: Scope) -> Reach:
+    """The same, with the eyes that the connection has."""
+    parts = (scope.tenant_id, scope.user_id, scope.provider, scope.model, scope.task_type)
+    return Reach(**dict(await connection.fetchrow(_REACH, *parts)))

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import secrets
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import httpx
 import orjson
 import pytest
 
-from services.ledger import api, books, sessions
+from services.ledger import api, books, lists, sessions
 from services.ledger.keys import Doorkeeper
+from services.ledger.overview import Overview
 from shared.clock import ServerClock
 from shared.partitions import CONTROL
 from shared.service import health_routes
@@ -55,7 +61,9 @@ async def door(bench: Bench, as_ledger: Any, postgres: EmbeddedPostgres) -> Asyn
     await books.commit(as_ledger, {}, {}, history.records() + history.control_records())
     control = ControlReader(bench.redis_as("ledger"), 60_000)
     async with sessions.pool(postgres.url("skeldir_ledger"), name="api", size=2) as pool:
-        app = api.build(pool, Doorkeeper(control, ServerClock()), health_routes(lambda: {}))
+        clock = ServerClock()
+        overview = Overview(pool, bench.redis_as("ledger"), control, clock, 1)
+        app = api.build(pool, Doorkeeper(control, clock), health_routes(lambda: {}), overview)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ledger") as client:
             yield Door(bench, control, client)
 
@@ -116,6 +124,110 @@ async def test_pages_follow_one_another(door: Door) -> None:
     assert len(set(found)) == len(found) > 3
 
 
+async def test_filters_narrow_and_searches_find(door: Door) -> None:
+    key = await door.key("auditor", door.bench.tenant)
+
+    async def found(query: str) -> list[dict[str, Any]]:
+        reply = await door.get(f"/v1/calls?limit=500{query}", key)
+        assert reply.status_code == 200, reply.text
+        return list(reply.json()["calls"])
+
+    everything = await found("")
+    refused = next(call for call in everything if call["block_reason"])
+    wanted = {call["id"] for call in everything if refused["block_reason"] in (call["block_reason"], None)}
+    assert {call["id"] for call in await found(f"&reason={refused['block_reason']}")} == wanted
+    assert {call["status"] for call in await found("&status=failed")} == {"failed"}
+    assert len(await found(f"&model={refused['model']}&task_type={refused['task_type']}")) > 0
+    assert await found("&model=another") == []
+    for text in (refused["request_id"], refused["id"]):
+        assert [call["id"] for call in await found(f"&q={text}")] == [refused["id"]]
+    assert refused["id"] in {call["id"] for call in await found(f"&q={refused['request_id'][:-1]}*")}
+    middle = sorted(call["created_at"] for call in everything)[len(everything) // 2].replace(" ", "T")
+    later, earlier = await found(f"&since={quote(middle)}"), await found(f"&until={quote(middle)}")
+    assert later and earlier and len(later) + len(earlier) == len(everything)
+
+
+async def test_a_timeline_says_why(door: Door) -> None:
+    key = await door.key("auditor", door.bench.tenant)
+    call = (await door.get("/v1/calls?status=blocked&limit=1", key)).json()["calls"][0]
+    told = (await door.get(f"/v1/calls/{call['id']}/timeline", key)).json()
+    assert told["call"]["id"] == call["id"]
+    assert told["events"][0]["type"] == "task.submitted"
+    verdict = told["verdict"]
+    assert (verdict["decision"], verdict["reason"]) == ("blocked", call["block_reason"])
+    assert verdict["rule"] and verdict["sentence"]
+    answered = (await door.get("/v1/calls?status=success&limit=1", key)).json()["calls"][0]
+    verdict = (await door.get(f"/v1/calls/{answered['id']}/timeline", key)).json()["verdict"]
+    assert verdict["decision"] == "allowed"
+    assert {(seen["scope"], seen["window"]) for seen in verdict["limits"]} >= {("user", "hour"), ("user", "month")}
+
+
+async def test_the_same_rows_as_csv_page_by_page(door: Door) -> None:
+    key = await door.key("auditor", door.bench.tenant)
+    whole = (await door.get("/v1/calls?limit=500", key)).json()["calls"]
+    found: list[dict[str, str]] = []
+    path: str | None = "/v1/calls?limit=7&format=csv"
+    while path is not None:
+        reply = await door.get(path, key)
+        assert reply.headers["content-type"].startswith("text/csv")
+        found += csv.DictReader(io.StringIO(reply.text, newline=""))
+        path = reply.links["next"]["url"] if "next" in reply.links else None
+    assert [row["id"] for row in found] == [call["id"] for call in whole]
+    in_all = sum(Decimal(str(call["cost_cents"])) for call in whole)
+    assert sum(Decimal(row["cost_cents"]) for row in found) == in_all > 0
+    accepted = await door.client.get("/v1/calls", headers={"Authorization": f"Bearer {key}", "Accept": "text/csv"})
+    assert accepted.text.startswith("id,tenant_id,")
+
+
+async def test_states_are_listed_in_view_and_each_page_ends(door: Door) -> None:
+    mine = await door.key("producer", door.bench.tenant, door.bench.users[0])
+    auditor = await door.key("auditor", door.bench.tenant)
+    for name in ("spend", "breakers", "switches", "shutoffs", "limits", "uncertain"):
+        for key, users in ((mine, door.bench.users[:1]), (auditor, door.bench.users)):
+            rows, before = list[dict[str, Any]](), ""
+            while before is not None:
+                page = (await door.get(f"/v1/{name}?limit=1{before and '&before=' + before}", key)).json()
+                rows, before = rows + page[name], page["next"]
+            assert {row["user_id"] for row in rows} <= {None, *(str(user) for user in users)}, name
+            assert len({orjson.dumps(row) for row in rows}) == len(rows)
+    spent = (await door.get("/v1/spend?window=month", auditor)).json()["spend"]
+    assert spent and {row["budget_window"] for row in spent} == {"month"}
+    over = (await door.get("/v1/overview", auditor)).json()
+    assert len(over["minutes"]) == 60 and "lag" not in over
+    week = "since=2026-01-01T00:00:00Z&until=2026-01-08T00:00:00Z"
+    assert len((await door.get(f"/v1/series?step=day&{week}", auditor)).json()["series"]) == 7
+
+
+async def test_what_belongs_to_no_tenant_is_for_operators(door: Door, as_ledger: Any) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    for path in ("/v1/dead-letters", "/v1/reads"):
+        assert (await door.get(path, auditor)).status_code == 403
+        assert (await door.get(path, operator)).status_code == 200
+    assert (await door.get("/v1/overview", operator)).json()["lag"][0]["partition"] == 0
+    rows = await as_ledger.fetch("SELECT what FROM read_audit WHERE key_tenant_id = $1", door.bench.tenant)
+    await door.get(f"/v1/spend?tenant_id={door.bench.tenant}&user_id={door.bench.users[0]}", auditor)
+    assert [row["what"] for row in rows] == [], "a refused look shows nothing, and one at a user is the user's"
+    await door.get("/v1/spend", auditor)
+    rows = await as_ledger.fetch("SELECT what FROM read_audit WHERE key_tenant_id = $1", door.bench.tenant)
+    assert [row["what"] for row in rows] == ["spend"], "a look at a whole tenant is written down"
+
+
+async def test_a_question_that_takes_too_long_is_stopped(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.ledger.looking.STATEMENT_TIMEOUT_MS", 1)
+    slow = replace(lists.CALLS, always="(SELECT pg_sleep(5)) IS NOT NULL")
+    monkeypatch.setattr("services.ledger.lists.CALLS", slow)
+    reply = await door.get("/v1/calls", await door.key("auditor", door.bench.tenant))
+    assert (reply.status_code, reply.headers["content-type"]) == (503, "application/problem+json")
+    assert "narrow it" in reply.json()["detail"]
+
+
+async def test_the_read_api_is_described(door: Door) -> None:
+    paths = (await door.client.get("/openapi.json")).json()["paths"]
+    parameters = {one["name"] for one in paths["/v1/calls"]["get"]["parameters"]}
+    assert parameters >= {"status", "reason", "model", "since", "q", "before", "tenant_id", "format"}
+    assert "application/problem+json" in paths["/v1/spend"]["get"]["responses"]["403"]["content"]
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [
@@ -126,6 +238,11 @@ async def test_pages_follow_one_another(door: Door) -> None:
         ("/v1/calls?user_id=me", 422),
         ("/v1/calls/none", 422),
         ("/v1/events", 422),
+        ("/v1/calls?since=2026-01-01T00:00:00", 422),
+        ("/v1/calls?before=WyJhIiwiYiJd", 422),
+        ("/v1/calls?format=xml", 422),
+        ("/v1/series?step=minute&since=2020-01-01T00:00:00Z", 422),
+        ("/v1/nothing", 404),
         (f"/v1/calls/{UUID(int=4711)}", 404),
         ("/v1/dashboards/pg_roles", 404),
     ],
