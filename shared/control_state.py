@@ -19,6 +19,8 @@ from shared.events.control import (
     KillSwitchReleased,
     LimitsSet,
     PriceSet,
+    ProviderBreakerChanged,
+    ProviderBreakerReset,
     Scope,
     ShutoffEngaged,
     ShutoffReleased,
@@ -28,6 +30,7 @@ from shared.events.control import (
 from shared.events.prices import Prices
 from shared.events.tasks import TaskRef
 from shared.money import from_cents
+from shared.provider_breakers import Model, ProviderBreaker, after_change, after_reset
 
 HOUR_MS = 3_600_000
 
@@ -102,6 +105,7 @@ class ControlState:
     limits: dict[tuple[UUID, UUID | None], Limits] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     prices: dict[tuple[UUID | None, str, str], Prices] = field(default_factory=dict)
+    provider_breakers: dict[Model, ProviderBreaker] = field(default_factory=dict)
     acts: tuple[Act, ...] = ()
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
@@ -167,6 +171,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             discard = isinstance(event, DeadLetterDiscarded)
             act = LetterReturned(entry_id, event.origin, event.entry_id, discard)
             return replace(state, acts=(*state.acts, act))
+        case ProviderBreakerChanged() | ProviderBreakerReset():
+            return replace(state, provider_breakers=_breakers_after(state.provider_breakers, event, entry_id))
         case _:
             assert_never(event)
 
@@ -207,6 +213,15 @@ def _prices_after(
         return {key: prices for key, prices in before.items() if key != of}
     rates = event.rates.model_dump(exclude_none=True)
     return {**before, of: Prices(source=f"control {entry_id}", rates=rates)}
+
+
+def _breakers_after(
+    before: dict[Model, ProviderBreaker], event: ProviderBreakerChanged | ProviderBreakerReset, entry_id: str
+) -> dict[Model, ProviderBreaker]:
+    model = (event.provider, event.model)
+    if isinstance(event, ProviderBreakerChanged):
+        return {**before, model: after_change(event, entry_id)}
+    return {**before, model: after_reset(before.get(model, ProviderBreaker()), event, entry_id)}
 
 
 def _tenant(scope: Scope) -> UUID:

@@ -13,6 +13,10 @@ INBOX = "skeldir:inbox"
 CONTROL = "skeldir:control"
 DEAD_LETTERS = "skeldir:dead-letters"
 REPLIES = "skeldir:replies"
+# The hash tag of these is the control stream's whole name: one step may span them and the stream, on a cluster too.
+PROVIDER_BREAKERS = f"{{{CONTROL}}}:provider-breakers"
+"""Hash: up to where each partition's outcomes are counted, and each model's window (by `["provider","model"]`)."""
+PROVIDER_BREAKERS_LEASE = f"{{{CONTROL}}}:lease:provider-breakers"
 
 
 def reply_prefix(tenant_id: UUID) -> str:
@@ -52,7 +56,8 @@ class Partition:
 
     @property
     def policy(self) -> str:
-        """Hash of policy's committed position in `tasks`, `outcomes` and the control stream."""
+        """Hash of policy's committed position in `tasks`, `outcomes` and the control stream, and `probes` (what it has
+        sent through half-open breakers of models)."""
         return f"{self.tag}:policy"
 
     def lease(self, role: str) -> str:

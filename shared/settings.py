@@ -43,6 +43,27 @@ class Settings(BaseSettings):
     breaker_failure_threshold: int = Field(3, ge=1, description="Consecutive failures of a user that open the breaker.")
     breaker_open_seconds: float = Field(300, gt=0, description="How long a breaker stays open before it probes.")
     breaker_half_open_probes: int = Field(1, ge=1, description="Calls that a half-open breaker lets through at once.")
+    provider_breaker_enabled: bool = Field(True, description="Circuit breakers of models, across tenants.")
+    provider_breaker_failure_percent: int = Field(
+        50, ge=1, le=100, description="Of a model's calls in the window, failed or slow, that open its breaker."
+    )
+    provider_breaker_min_calls: int = Field(20, ge=1, description="Fewer calls in the window open no breaker.")
+    provider_breaker_window_seconds: float = Field(30, ge=1, description="The window that slides over a model's calls.")
+    provider_breaker_consecutive_failures: int = Field(
+        10, ge=0, description="Failures of a model in a row that open its breaker; 0: any number does not."
+    )
+    provider_breaker_slow_ms: int = Field(
+        0, ge=0, description="An answer that took longer counts as slow (streams do not); 0: none does."
+    )
+    provider_breaker_open_seconds: float = Field(
+        30,
+        gt=0,
+        description="How long a model's breaker is open; doubled by each failed probe, up to ten times.",
+    )
+    provider_breaker_probes: int = Field(
+        3, ge=1, description="Probes that succeed and close it; a partition sends no more of them in an open time."
+    )
+    provider_breaker_stub: bool = Field(False, description="The stub provider's models have breakers, too.")
     decision_ttl_ms: int = Field(60_000, ge=100, description="How long an allow may wait for its call.")
     max_refusals: int = Field(5, ge=1, description="How often an inbox entry may be refused before it is set aside.")
     max_parked: int = Field(

@@ -75,8 +75,10 @@ def stack(new_folder: NewFolder) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def impatient_stack(new_folder: NewFolder) -> Iterator[Stack]:
-    """A `skeldir up` that gives up soon: on a provider, on a dead executor, on an open breaker."""
+    """A `skeldir up` that gives up soon: on a provider, on a dead executor, on an open breaker; on the stub, too."""
     soon = {"PROVIDER_TIMEOUT_MS": "1500", "EXECUTOR_CLAIM_IDLE_MS": "600", "BREAKER_OPEN_SECONDS": "0.5"}
+    soon |= {"PROVIDER_BREAKER_STUB": "true", "PROVIDER_BREAKER_CONSECUTIVE_FAILURES": "6"}
+    soon |= {"PROVIDER_BREAKER_OPEN_SECONDS": "2", "PROVIDER_BREAKER_PROBES": "1"}
     with Stack(new_folder(), {f"SKELDIR_{name}": value for name, value in soon.items()}) as running:
         yield running
 

@@ -12,7 +12,17 @@ import structlog
 
 from services.executor import ends
 from services.executor.delivery import Delivery
-from services.executor.execution import Expired, Go, Permission, Stop, permission, stopped, wait_before_retry
+from services.executor.execution import (
+    Expired,
+    Go,
+    Permission,
+    Stop,
+    before_call,
+    permission,
+    stopped,
+    wait_before_retry,
+    without_answer,
+)
 from services.executor.journal import Journal, Verdict
 from services.executor.metrics import LATE_RESULTS, PROVIDER_SECONDS
 from services.executor.providers import Answer, Call, Hear, Provider, ProviderFailure, Responds
@@ -61,9 +71,13 @@ class Attempts:
         self._unwritten: dict[UUID, asyncio.Event] = {}
 
     def permission(self, delivery: Delivery) -> Permission:
-        """Whether a call may start now."""
+        """Whether the task may go on now: to the cache, or to its call."""
         control = self._control
         return permission(delivery, control.state, stale=control.is_stale, now_ms=self._clock.now_ms())
+
+    def without_answer(self, delivery: Delivery) -> Go | Stop:
+        """Whether its call may be recorded, where the cache has no answer."""
+        return without_answer(delivery, self._control.state)
 
     def refusal(self, delivery: Delivery, refused: Stop | Expired) -> Payload:
         """The end of a task whose call may not start."""
@@ -89,7 +103,7 @@ class Attempts:
             assert isinstance(end, TaskFailed), "only failures are tried again"
             failed = end
             await asyncio.sleep(wait_s)
-            if not isinstance(self.permission(delivery), Go):
+            if not isinstance(self._before_call(delivery), Go):
                 break
         assert failed is not None, "the loop goes round only after a failure"
         return Ended(number, failed)
@@ -113,6 +127,10 @@ class Attempts:
         for task in self._late:
             task.cancel()
         await asyncio.gather(*self._late, return_exceptions=True)
+
+    def _before_call(self, delivery: Delivery) -> Permission:
+        control = self._control
+        return before_call(delivery, control.state, stale=control.is_stale, now_ms=self._clock.now_ms())
 
     async def _begin(self, delivery: Delivery, number: int) -> Verdict:
         begun = ends.started(delivery, number, self._executor)
@@ -185,7 +203,7 @@ class Attempts:
         if streaming is not None and not await streaming.is_awaited():
             return Cut(CLIENT_LEFT, "nobody listened", asked=False)
         # The last moment: from here to the provider nothing else of this process runs.
-        allowed = self.permission(delivery)
+        allowed = self._before_call(delivery)
         if not isinstance(allowed, Go):
             return allowed
         try:

@@ -11,8 +11,8 @@ from typing import Any
 
 from services.executor.delivery import Delivery
 from services.executor.providers.protocol import ProviderFailure
-from shared.control_state import ControlState
-from shared.events.decisions import BlockReason
+from shared.control_state import ControlState, order_of
+from shared.events.decisions import BlockReason, BreakerState
 
 FIRST_RETRY_S = 0.05
 
@@ -97,11 +97,31 @@ def stopped(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: i
     return None
 
 
-def without_answer(delivery: Delivery) -> Go | Stop:
+def without_answer(delivery: Delivery, control: ControlState) -> Go | Stop:
     """Whether a call may be made where the cache has no answer."""
     if delivery.allowed.cache_only:
-        return Stop(BlockReason.BREAKER_OPEN, {"problem": "the breaker is open, and the cache has no answer"})
-    return Go()
+        reason = delivery.allowed.cache_only_reason or BlockReason.BREAKER_OPEN
+        return Stop(reason, {"problem": "the breaker is open, and the cache has no answer"})
+    return opened_since(delivery, control) or Go()
+
+
+def before_call(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: int) -> Permission:
+    """The last look: permission as ever, and whether the model's breaker lets its calls through."""
+    allowed = permission(delivery, control, stale=stale, now_ms=now_ms)
+    return (opened_since(delivery, control) or allowed) if isinstance(allowed, Go) else allowed
+
+
+def opened_since(delivery: Delivery, control: ControlState) -> Stop | None:
+    """The stop of a breaker of the model that changed after policy looked. What policy saw it has decided by: this
+    task is a probe, or the breaker has closed, though the news of it may not have come here yet."""
+    task = delivery.allowed.task
+    breaker = control.provider_breakers.get((task.provider, task.model))
+    if breaker is None or breaker.state is BreakerState.CLOSED:
+        return None
+    if order_of(breaker.position) <= order_of(delivery.allowed.control_position):
+        return None
+    seen = {"state": BreakerState(breaker.state).value, "since_ms": breaker.since_ms, "reason": breaker.reason}
+    return Stop(BlockReason.PROVIDER_BREAKER_OPEN, seen)
 
 
 def wait_before_retry(failure: ProviderFailure, number: int, max_attempts: int, left_s: float) -> float | None:

@@ -9,7 +9,7 @@ from services.executor import ends
 from services.executor.attempts import Attempts, Ended
 from services.executor.cache import Cache, answered
 from services.executor.delivery import Delivery
-from services.executor.execution import Expired, Lost, Over, Stop, before, without_answer
+from services.executor.execution import Expired, Lost, Over, Stop, before
 from services.executor.journal import Journal
 from services.executor.metrics import ENDS
 from services.executor.room import Place
@@ -100,7 +100,7 @@ class Performer:
 
     async def _call_for(self, delivery: Delivery, flight: str | None) -> None:
         """Ask the provider, and end."""
-        refused = without_answer(delivery)
+        refused = self._attempts.without_answer(delivery)
         if isinstance(refused, Stop):
             await self._finish(delivery, "", self._attempts.refusal(delivery, refused), flight)
             return

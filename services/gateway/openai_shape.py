@@ -16,7 +16,13 @@ DONE = b"data: [DONE]\n\n"
 CUT = "stream_cut:"
 
 _STOPPED = frozenset(
-    {BlockReason.KILL_SWITCH, BlockReason.BREAKER_OPEN, BlockReason.CONTROL_STALE, BlockReason.POLICY_ERROR}
+    {
+        BlockReason.KILL_SWITCH,
+        BlockReason.BREAKER_OPEN,
+        BlockReason.PROVIDER_BREAKER_OPEN,
+        BlockReason.CONTROL_STALE,
+        BlockReason.POLICY_ERROR,
+    }
 )
 _INVALID = frozenset({BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER, BlockReason.MAX_COST})
 _OURS_TO_SAY = frozenset({"hold_reached", "client_left"})

@@ -6,6 +6,7 @@
 | outcomes  | policy's position, the ledger's checkpoint |
 
 Where replies were asked for (`reply_to`), decisions and outcomes are also read by the gateway that writes those.
+The writer of models' breakers reads outcomes too, but only the newest: nothing is kept for it.
 
 Gateways that wait for results, and live tails, read from the end: what is younger than `KEEP_MS` stays for them.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.policy.desk import Changes
-from services.policy.store import encode_account, encode_hold
+from services.policy.store import PROBES, encode_account, encode_hold, encode_probes
 from shared.partitions import Partition
 from shared.streams.lease import Command
 
@@ -49,6 +49,8 @@ def commands(
         found.append(("HDEL", partition.aside, key))
     for key, data in changes.aside.items():
         found.append(("HSET", partition.aside, key, data))
+    if changes.probes is not None:
+        found.append(("HSET", partition.policy, PROBES, encode_probes(changes.probes)))
     if positions:
         moved = [word for stream, entry_id in positions.items() for word in (stream, entry_id)]
         found.append(("HSET", partition.policy, *moved))

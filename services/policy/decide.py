@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID
 
 from services.policy import budget
-from services.policy.evolve import End, evolve_allowed, evolve_ended, settlement
+from services.policy.evolve import End, evolve_allowed, evolve_ended, evolve_probing, settlement
 from services.policy.rules import (
     Refusal,
     Request,
@@ -17,6 +17,7 @@ from services.policy.rules import (
     kill_switch,
     manual_shutoff,
     monthly_cap,
+    provider_breaker,
 )
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from services.policy.thresholds import crossed
@@ -88,7 +89,13 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
     if passage is breaker.Passage.REFUSE:
         if task.cache_key is None:
             return _blocked(book, request, "breaker", _breaker_refusal(book), now)
-        return _allowed(book, request, Quote(0, None), decision_id, now, cache_only=True)
+        return _from_cache(book, request, decision_id, now, BlockReason.BREAKER_OPEN)
+    across = provider_breaker.passage(book.probes, task, now)
+    if across is breaker.Passage.REFUSE:
+        refusal = provider_breaker.refusal(task, now)
+        if task.cache_key is None:
+            return _blocked(book, request, "provider_breaker", refusal, now)
+        return _from_cache(book, request, decision_id, now, BlockReason.PROVIDER_BREAKER_OPEN)
     try:
         price = quote(task, terms_of(owner, now))
     except Refused as refused:
@@ -99,7 +106,8 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
             return _blocked(book, request, name, refusal, now)
     if passage is breaker.Passage.WAIT:
         return Wait()
-    return _allowed(book, request, price, decision_id, now, probe=passage is breaker.Passage.PROBE)
+    probe, of_model = passage is breaker.Passage.PROBE, across is breaker.Passage.PROBE
+    return _allowed(book, request, price, decision_id, now, probe=probe, probe_of_model=of_model)
 
 
 def terms_of(owner: Owner, now: Circumstances) -> Terms:
@@ -155,6 +163,11 @@ def _blocked(book: Book, request: Request, rule: str, refusal: Refusal, now: Cir
     return Decided((blocked,), book)
 
 
+def _from_cache(book: Book, request: Request, decision_id: UUID, now: Circumstances, reason: BlockReason) -> Decided:
+    """No call, but an answer from the cache if there is one."""
+    return _allowed(book, request, Quote(0, None), decision_id, now, cache_only=reason)
+
+
 def _allowed(
     book: Book,
     request: Request,
@@ -162,8 +175,9 @@ def _allowed(
     decision_id: UUID,
     now: Circumstances,
     *,
-    cache_only: bool = False,
+    cache_only: BlockReason | None = None,
     probe: bool = False,
+    probe_of_model: bool = False,
 ) -> Decided:
     before = book.user.breaker
     hold = Hold(
@@ -176,6 +190,8 @@ def _allowed(
         probe_of_ms=before.opened_at_ms if probe else None,
     )
     after = evolve_allowed(book, hold)
+    if probe_of_model:
+        after = evolve_probing(after, request.task, now)
     allowed = TaskAllowed(
         task=request.task,
         reservation=Reservation(
@@ -186,8 +202,9 @@ def _allowed(
         timeout_ms=now.config.timeout_ms,
         max_output_tokens=price.max_output_tokens,
         prices=price.prices,
-        cache_only=cache_only,
-        probe=probe,
+        cache_only=cache_only is not None,
+        cache_only_reason=cache_only,
+        probe=probe or probe_of_model,
         breaker_state=after.user.breaker.state,
         control_position=now.control.position,
     )

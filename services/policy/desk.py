@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.policy.decide import Owner
 from services.policy.inputs import Input, Unreadable, read
 from services.policy.rules.idempotency import TaskRecord
-from services.policy.state import Account, Book, Hold
+from services.policy.state import Account, Book, Hold, Probes
 from shared.control_acts import LetterReturned
 from shared.events.envelope import Envelope
 from shared.events.tasks import Task
+from shared.provider_breakers import Model
 
 AccountKey = tuple[UUID, UUID | None]
 
@@ -28,10 +30,11 @@ class Desk:
     parked_count: int = 0
     aside: dict[str, deque[Input | Unreadable]] = field(default_factory=dict)
     aside_count: int = 0
+    probes: Mapping[Model, Probes] = field(default_factory=dict)
 
     def book(self, owner: Owner) -> Book:
-        """The accounts that concern a user."""
-        return Book(self.accounts[owner.tenant_id, owner.user_id], self.accounts[owner.tenant_id, None])
+        """The accounts that concern a user, and the partition's probes."""
+        return Book(self.accounts[owner.tenant_id, owner.user_id], self.accounts[owner.tenant_id, None], self.probes)
 
     def park(self, owner: Owner, held: Input) -> None:
         """Hold an input back, behind those of the same user that already wait."""
@@ -73,3 +76,4 @@ class Changes:
     aside: dict[str, bytes] = field(default_factory=dict)
     returned: list[str] = field(default_factory=list)
     dead: list[tuple[Input | Unreadable, str]] = field(default_factory=list)
+    probes: Mapping[Model, Probes] | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.policy import budget
-from services.policy.rules import breaker
+from services.policy.rules import breaker, provider_breaker
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from shared.events.decisions import TaskBlocked
 from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
+from shared.events.tasks import Task
 
 End = TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired
 
@@ -18,7 +19,12 @@ def evolve_allowed(book: Book, hold: Hold) -> Book:
     user = budget.reserve(book.user, hold)
     if hold.probe_of_ms is not None:
         user = replace(user, breaker=breaker.probing(user.breaker))
-    return Book(user, budget.reserve(book.tenant, hold))
+    return replace(book, user=user, tenant=budget.reserve(book.tenant, hold))
+
+
+def evolve_probing(book: Book, task: Task, now: Circumstances) -> Book:
+    """After a call was let through a half-open breaker of its model."""
+    return replace(book, probes=provider_breaker.probing(book.probes, task, now))
 
 
 def evolve_ended(book: Book, hold: Hold, end: End, now: Circumstances) -> Book:
@@ -26,7 +32,7 @@ def evolve_ended(book: Book, hold: Hold, end: End, now: Circumstances) -> Book:
     how, cost = settlement(end)
     user = budget.end(book.user, hold, how, cost)
     user = replace(user, breaker=_learned(book.user.breaker, hold, end, now))
-    return Book(user, budget.end(book.tenant, hold, how, cost))
+    return replace(book, user=user, tenant=budget.end(book.tenant, hold, how, cost))
 
 
 def settlement(end: End) -> tuple[budget.How, int]:

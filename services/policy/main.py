@@ -11,8 +11,9 @@ from functools import partial
 from redis.exceptions import RedisError
 from starlette.applications import Starlette
 
-from services.policy.metrics import LEADS
+from services.policy.metrics import LEADS, show_provider_breakers
 from services.policy.partition import PartitionWriter
+from services.policy.provider_breakers.writer import BreakerWriter
 from shared.clock import ServerClock
 from shared.partitions import Partition
 from shared.service import Worker, health_routes, run
@@ -32,18 +33,23 @@ async def serve(settings: Settings) -> None:
         PartitionWriter(redis, Partition(number), owner, control, clock, settings)
         for number in range(settings.partitions)
     ]
+    breakers = BreakerWriter(redis, owner, clock, settings)
+    control.on_change(show_provider_breakers)
 
     def readiness() -> dict[str, str | None]:
         LEADS.set(sum(1 for writer in writers if writer.token))
         checks = {f"partition {n}": writer.problem for n, writer in enumerate(writers)}
+        checks["breakers of models"] = breakers.problem
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
     workers: list[Worker] = [control.follow, partial(clock.follow, redis)]
     workers += [clock.first(writer.run) for writer in writers]
+    if settings.provider_breaker_enabled:
+        workers.append(clock.first(breakers.run))
     try:
         await run("policy", app, settings.policy_host, settings.policy_port, workers, settings)
     finally:
         with suppress(RedisError, asyncio.TimeoutError):
-            await asyncio.gather(*(writer.stop() for writer in writers))
+            await asyncio.gather(breakers.stop(), *(writer.stop() for writer in writers))
         await redis.aclose()

@@ -106,8 +106,8 @@ class PartitionWriter:
 
     async def _load(self) -> None:
         """Take over the state as the last commit left it."""
-        self._desk = Desk()
         stored = await self._redis.hgetall(self._partition.policy)
+        self._desk = Desk(probes=store.decode_probes(stored.get(store.PROBES.encode())))
         self._positions = {name: stored.get(name.encode(), b"0-0").decode() for name in INPUTS}
         waiting = await self._redis.hgetall(self._partition.parked)
         for one in _stored(waiting):

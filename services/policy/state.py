@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
+from services.policy.provider_breakers.config import BreakerConfig
 from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
 from shared.events.tasks import TaskRef
 from shared.money import from_cents
+from shared.provider_breakers import Model
 from shared.settings import Settings
 
 
@@ -72,11 +75,22 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Probes:
+    """How many probes of a model a partition has sent since then, under that version of its breaker."""
+
+    version: int
+    count: int
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Book:
     """The state that concerns one user: their account and their tenant's."""
 
     user: Account = Account()
     tenant: Account = Account()
+    probes: Mapping[Model, Probes] = field(default_factory=dict)
+    """Of the whole partition: what it has sent through half-open breakers of models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,7 @@ class PolicyConfig:
     timeout_ms: int
     default_max_output_tokens: int
     unpriced_worst_case: int | None
+    provider_breakers: BreakerConfig = field(default_factory=BreakerConfig)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> PolicyConfig:
@@ -108,6 +123,7 @@ class PolicyConfig:
             timeout_ms=settings.provider_timeout_ms,
             default_max_output_tokens=settings.default_max_output_tokens,
             unpriced_worst_case=None if worst is None else from_cents(worst),
+            provider_breakers=BreakerConfig.from_settings(settings),
         )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 import orjson
 from pydantic import BaseModel
 
-from services.policy.state import Account, Breaker, Bucket, Hold
+from services.policy.state import Account, Breaker, Bucket, Hold, Probes
 from shared.events.decisions import BreakerState
 from shared.events.tasks import TaskRef
+from shared.provider_breakers import Model
+
+PROBES = "probes"
+"""The field of a partition's `policy` hash, beside its positions."""
 
 
 def encode_account(account: Account) -> bytes:
@@ -46,6 +51,17 @@ def decode_hold(stored: bytes) -> Hold:
     if raw.get("task") is not None:
         raw["task"] = TaskRef.model_validate(raw["task"])
     return Hold(**raw)
+
+
+def encode_probes(probes: Mapping[Model, Probes]) -> bytes:
+    """The stored form of what a partition has sent through half-open breakers of models."""
+    return orjson.dumps([[*model, one.version, one.count, one.since_ms] for model, one in probes.items()])
+
+
+def decode_probes(stored: bytes | None) -> dict[Model, Probes]:
+    """What the partition has sent, or nothing where nothing is stored."""
+    rows = orjson.loads(stored) if stored else []
+    return {(provider, model): Probes(*counted) for provider, model, *counted in rows}
 
 
 def _model(value: Any) -> Any:

@@ -215,6 +215,8 @@ class Turn:
             if after is not old:
                 self._desk.accounts[key] = after
                 self.changes.accounts[key] = after
+        if decided.book.probes is not before.probes:
+            self._desk.probes = self.changes.probes = decided.book.probes
 
     def _set_hold(self, reservation_id: UUID, hold: Hold | None) -> None:
         self.changes.holds[reservation_id] = hold

@@ -1,4 +1,5 @@
 """Events on `skeldir:control`, published by operators: switches, shutoffs, limits, keys and reconciliations.
+One is no operator's: policy writes `provider_breaker.changed`, which all services follow as they do a switch.
 
 An entry's `data` is flat JSON (`{"type": "kill_switch.engaged", "scope": {...}, "reason": ..., "actor": ...}`), so
 that an operator can publish one by hand from any language. The entry's id is its time and its order.
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from shared.events.decisions import BreakerState
 from shared.events.envelope import NAMESPACE, Payload
 from shared.events.prices import Rate
 from shared.events.tasks import TaskType
@@ -256,6 +258,45 @@ class DeadLetterDiscarded(_LetterReturned):
     reason: Reason = "discarded"
 
 
+class BreakerFigures(BaseModel):
+    """What a breaker had counted when it changed: over its window, and in a row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: int = Field(0, ge=0)
+    failed: int = Field(0, ge=0)
+    slow: int = Field(0, ge=0, description="Answered, but later than `SKELDIR_PROVIDER_BREAKER_SLOW_MS`.")
+    in_a_row: int = Field(0, ge=0, description="Failures without an answer in between.")
+
+
+class _OfModel(_ControlEvent):
+    # No scope: it would take a colon in a model's name for the end of a provider's.
+    provider: str = Field(min_length=1, max_length=100)
+    model: str = Field(min_length=1, max_length=200)
+
+
+class ProviderBreakerChanged(_OfModel):
+    """A model's circuit breaker, for all tenants, changed its state. Written by policy alone, from all outcomes."""
+
+    event_type: ClassVar[str] = "provider_breaker.changed"
+    type: Literal["provider_breaker.changed"] = "provider_breaker.changed"
+
+    state: BreakerState
+    previous: BreakerState
+    version: int = Field(ge=1, description="Grows by one with each change of this breaker.")
+    until: AwareDatetime | None = Field(None, description="While open: when it is to be half-open.")
+    openings: int = Field(0, ge=0, description="Openings in a row without closing; the open time grows with them.")
+    probes: int = Field(0, ge=0, description="While half-open: calls a partition may let through in one open time.")
+    figures: BreakerFigures = BreakerFigures()
+
+
+class ProviderBreakerReset(_OfModel):
+    """Closes a model's circuit breaker, and forgets what it has counted."""
+
+    event_type: ClassVar[str] = "provider_breaker.reset"
+    type: Literal["provider_breaker.reset"] = "provider_breaker.reset"
+
+
 ControlEvent = Annotated[
     KillSwitchEngaged
     | KillSwitchReleased
@@ -267,7 +308,9 @@ ControlEvent = Annotated[
     | KeyRevoked
     | AttemptReconciled
     | DeadLetterRetried
-    | DeadLetterDiscarded,
+    | DeadLetterDiscarded
+    | ProviderBreakerChanged
+    | ProviderBreakerReset,
     Field(discriminator="type"),
 ]
 

@@ -19,6 +19,7 @@ class BlockReason(StrEnum):
 
     KILL_SWITCH = "provider_kill_switch"
     BREAKER_OPEN = "breaker_open"
+    PROVIDER_BREAKER_OPEN = "provider_breaker_open"
     HOURLY_THRESHOLD = "hourly_threshold_exceeded"
     MONTHLY_CAP = "monthly_cap_exceeded"
     IN_FLIGHT = "max_in_flight_exceeded"
@@ -75,8 +76,9 @@ class TaskAllowed(Payload):
     timeout_ms: int
     max_output_tokens: int | None = Field(None, description="The reservation is a true bound only up to here.")
     prices: Prices | None = Field(None, description="What the call is charged by; None: it states its own cost.")
-    cache_only: bool = Field(False, description="The breaker is open: answer from the cache, or end as `breaker_open`.")
-    probe: bool = Field(False, description="A call let through by a half-open breaker.")
+    cache_only: bool = Field(False, description="A breaker is open: answer from the cache, or end as blocked.")
+    cache_only_reason: str | None = Field(None, description="Blocked by what; None: `breaker_open`.")
+    probe: bool = Field(False, description="A call let through by a half-open breaker, of the user or of the model.")
     breaker_state: BreakerState
     control_position: str = Field(description="The last control entry that policy had applied.")
 

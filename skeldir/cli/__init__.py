@@ -20,6 +20,7 @@ COMMANDS = {
     "kill-switch": ("control", "kill_switch"),
     "shutoff": ("control", "shutoff"),
     "limits": ("limits", "app"),
+    "breakers": ("breakers", "app"),
     "key": ("keys", "app"),
     "dashboards": ("dashboards", "app"),
     "ledger": ("ledger", "app"),

@@ -97,6 +97,41 @@ def test_after_the_open_time_exactly_one_probe_goes_through(impatient_stack: Sta
     assert user.run()["status"] == "success"
 
 
+def test_a_model_that_fails_users_of_two_tenants_is_closed_to_a_third_until_a_probe_succeeds(
+    impatient_stack: Stack,
+) -> None:
+    flaky = {"model": "stub:flaky"}
+    question = {"prompt": {**flaky, "text": "q", "cache_enabled": True}}
+    one, two, third = (User(impatient_stack, str(uuid4())) for _ in range(3))
+    third.run(**question)
+    for user in (one, two):
+        for _ in range(3):
+            assert user.run(prompt={**flaky, "raise_error": True})["status"] == "failed"
+
+    def ended(reason: str | None, prompt: dict[str, Any]) -> dict[str, Any] | None:
+        found = third.run(prompt=prompt)
+        return found if found["blocked_reason"] == reason else None
+
+    blocked = eventually(lambda: ended("provider_breaker_open", flaky), "its breaker opens")
+    assert third.run(**question)["was_cached"]
+    assert third.run(prompt={**question["prompt"], "text": "other"})["blocked_reason"] == "provider_breaker_open"
+    assert third.run()["status"] == "success", "another model"
+    row = third.row(blocked)
+    assert (row["status"], row["block_reason"], row["provider_attempted"]) == (
+        "blocked",
+        blocked["blocked_reason"],
+        False,
+    )
+    eventually(lambda: ended(None, flaky), "a probe")
+
+    def closed() -> dict[str, Any] | None:
+        listed = json.loads(impatient_stack.cli("breakers", "--all", "--json").stdout)
+        found: dict[str, Any] = next(breaker for breaker in listed if breaker["model"] == "flaky")
+        return found if found["state"] == "closed" else None
+
+    assert eventually(closed, "its breaker closes")["reason"] == "probes succeeded: 1"
+
+
 def test_the_callers_mistakes_do_not_open_the_breaker(user: User) -> None:
     for _ in range(4):
         assert user.run(prompt={"model": "nowhere:model"})["blocked_reason"] == "unknown_provider"

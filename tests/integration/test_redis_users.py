@@ -12,6 +12,7 @@ TASKS, DECISIONS, OUTCOMES = "{skeldir:0}:tasks", "{skeldir:0}:decisions", "{ske
 POLICY, ACCOUNT, TASK = "{skeldir:0}:policy", "{skeldir:0}:account:t:*", "{skeldir:0}:task:t"
 CHUNKS = "{skeldir:0}:chunks:t"
 REPLIES = "skeldir:replies:t:name"
+PROVIDER_BREAKERS = "{skeldir:control}:provider-breakers"
 CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead-letters"
 
 
@@ -37,6 +38,11 @@ CONTROL, INBOX, DEAD_LETTERS = "skeldir:control", "skeldir:inbox", "skeldir:dead
         ("policy", ("PEXPIRE", DECISIONS, "1")),
         ("policy", ("PEXPIRE", POLICY, "1")),
         ("policy", ("PEXPIRE", ACCOUNT, "1")),
+        # Orders come from operators, and how breakers stand from policy; neither takes one back.
+        ("policy", ("XDEL", CONTROL, "1-1")),
+        ("policy", ("PEXPIRE", PROVIDER_BREAKERS, "1")),
+        ("executor", ("XADD", CONTROL, "*", "data", "{}")),
+        ("ledger", ("XADD", CONTROL, "*", "data", "{}")),
         # Pieces of answers come from the executor alone, and go to gateways alone.
         ("gateway", ("SPUBLISH", CHUNKS, "x")),
         ("policy", ("SPUBLISH", CHUNKS, "x")),

@@ -322,7 +322,7 @@ class Executor:
                 case _:
                     pass
         refused = self._permission(delivery)
-        if refused is None and isinstance(stop := without_answer(delivery), Stop):
+        if refused is None and isinstance(stop := without_answer(delivery, self.control.state), Stop):
             refused = ends.blocked(delivery, stop, self.control.state.position)
         if refused is not None:
             self._finish(delivery, "", refused)

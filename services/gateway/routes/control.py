@@ -13,7 +13,14 @@ from services.gateway.door import Door, too_large
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, parse_json
 from shared.control_state import Key
-from shared.events.control import CONTROL_EVENTS, ControlEvent, InvalidControl, Scope, parse_control
+from shared.events.control import (
+    CONTROL_EVENTS,
+    ControlEvent,
+    InvalidControl,
+    ProviderBreakerChanged,
+    Scope,
+    parse_control,
+)
 from shared.streams.orders import publish_order
 
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CONTROL_EVENTS.json_schema()}}}}
@@ -32,6 +39,8 @@ def router(door: Door, redis: Redis) -> APIRouter:
             # Who gave the order is not for the order to say.
             raw["actor"] = f"{raw['actor']} (key {key.key_id})" if raw.get("actor") else f"key {key.key_id}"
             event = parse_control(orjson.dumps(raw))
+            if isinstance(event, ProviderBreakerChanged):
+                raise Problem(422, "invalid_control", "policy says how a breaker stands; reset it, or engage a switch")
             _within(key, event)
         except Invalid as error:
             raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_control", str(error))) from error

@@ -25,6 +25,8 @@ from shared.events.control import (
     KillSwitchReleased,
     LimitsSet,
     PriceSet,
+    ProviderBreakerChanged,
+    ProviderBreakerReset,
     Scope,
     ShutoffEngaged,
     ShutoffReleased,
@@ -135,6 +137,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [Patch(KEYS, row)]
         case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
             return []  # policy says what follows from it, and those events are projected
+        case ProviderBreakerChanged() | ProviderBreakerReset():
+            return []  # the events themselves are its history
         case _:
             assert_never(event)
 
@@ -149,6 +153,8 @@ def subject_of(event: ControlEvent) -> tuple[UUID | None, UUID | None, str]:
         return event.tenant_id, None, str(event.decision_id)
     if isinstance(event, DeadLetterRetried | DeadLetterDiscarded):
         return None, None, f"{event.origin} {event.entry_id}"
+    if isinstance(event, ProviderBreakerChanged | ProviderBreakerReset):
+        return None, None, storable.text(f"{event.provider}:{event.model}")
     return event.scope.tenant_id, event.scope.user_id, scope_key(event.scope)
 
 

@@ -95,8 +95,8 @@ def test_what_others_left_behind() -> None:
 
 
 def test_without_an_answer_in_the_cache_an_open_breaker_stops() -> None:
-    assert without_answer(delivery()) == Go()
-    stopped = without_answer(delivery(cache_only=True))
+    assert without_answer(delivery(), ControlState()) == Go()
+    stopped = without_answer(delivery(cache_only=True), ControlState())
     assert isinstance(stopped, Stop) and stopped.reason == BlockReason.BREAKER_OPEN
 
 
