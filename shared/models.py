@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated
 
-from shared.settings import Settings
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from shared.settings import Settings
 
 STUB = "stub"
 OPENAI = "openai"
@@ -13,6 +17,31 @@ PROVIDERS = frozenset({STUB, OPENAI})
 # By what their names begin with: they think before they answer, and what they think is paid for and not shown.
 REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
 DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini"}
+
+
+class CompatibleProvider(BaseModel):
+    """A further provider that speaks OpenAI's wire format."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base_url: str = Field(pattern=r"^https?://[^\s]+$")
+    key_env: str | None = Field(None, min_length=1)
+    """Variable of the executor's environment that holds its key, or several with commas; None: it takes none."""
+    prices: str | None = None
+    """Provider of genai-prices by whose list it charges; None: that of its own name, if there is one."""
+
+
+ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")]
+
+
+def providers_of(settings: Settings) -> frozenset[str]:
+    """The names that may stand before the colon of a model."""
+    return PROVIDERS | frozenset(settings.openai_compatible)
+
+
+def price_lists_of(settings: Settings) -> dict[str, str]:
+    """Which published list a provider charges by, where that is not the one of its own name."""
+    return {name: one.prices for name, one in settings.openai_compatible.items() if one.prices}
 
 
 def resolve(model: str | None, settings: Settings, environ: Mapping[str, str]) -> tuple[str, str]:

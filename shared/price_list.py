@@ -87,8 +87,11 @@ def find(
     *,
     long_cache: bool = True,
     gives_text: bool = True,
+    price_list: str | None = None,
 ) -> Found | None:
     """The prices of a model for a tenant; None where none is known. A tenant's own come first, then everybody's.
+
+    `price_list`: the provider whose published prices hold; None: that of the same name.
 
     `long_cache`: whether the caller asks for a cache of an hour, which costs more to write. `gives_text`: whether it
     pays for output (embeddings have none).
@@ -97,7 +100,7 @@ def find(
         for name in (model, ANY_MODEL):
             if (override := overrides.get((owner, provider, name))) is not None:
                 return Found(override, _dearest([_model_price(override)], long_cache, gives_text))
-    listed = _listed(provider, model, long_cache, gives_text)
+    listed = _listed(price_list or provider, model, long_cache, gives_text)
     if listed is None:
         return None
     info, periods, bound = listed
@@ -122,7 +125,12 @@ def _listed(
 ) -> tuple[ModelInfo, list[tuple[ModelPrice, Prices]], Dearest] | None:
     """A published model: its prices by time of day, and the dearest of them. The list is fixed while we run."""
     try:
-        _, info = get_snapshot().find_provider_model(model, None, provider, None)
+        snapshot = get_snapshot()
+        # By its exact name: the list's own search takes `my-openai` for OpenAI.
+        exact = next((one for one in snapshot.providers if one.id == provider), None)
+        if exact is None:
+            return None
+        _, info = snapshot.find_provider_model(model, exact, None, None)
         periods = [info.prices] if isinstance(info.prices, ModelPrice) else [one.prices for one in info.prices]
         return info, [(one, _recorded(one)) for one in periods], _dearest(periods, long_cache, gives_text)
     except LookupError:

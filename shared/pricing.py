@@ -48,6 +48,8 @@ class Terms:
     default_max_output_tokens: int
     unpriced_worst_case: int | None = None
     providers: frozenset[str] = PROVIDERS
+    price_lists: Mapping[str, str] = field(default_factory=dict)
+    """Whose published prices hold for a provider, where it is not its own name."""
     overrides: Overrides = field(default_factory=dict)
     tenant_id: UUID | None = None
     now_ms: int = 0
@@ -103,6 +105,7 @@ def quote(task: Task, terms: Terms) -> Quote:
         terms.now_ms,
         long_cache=b'"1h"' in body,
         gives_text=task.operation != "embeddings",
+        price_list=terms.price_lists.get(task.provider),
     )
     if found is None or task.model.endswith(":online"):
         if terms.unpriced_worst_case is None:

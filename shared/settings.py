@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.models import PROVIDERS, CompatibleProvider, ProviderName
 
 
 class Settings(BaseSettings):
@@ -99,6 +101,10 @@ class Settings(BaseSettings):
     model_routes: dict[str, str] = Field(
         {}, description="JSON: pattern of a bare model name to `provider` or `provider:model`. The first match counts."
     )
+    openai_compatible: dict[ProviderName, CompatibleProvider] = Field(
+        {},
+        description="JSON: name of a further provider of OpenAI's format to its `base_url`, `key_env`, `prices`.",
+    )
     default_max_output_tokens: int = Field(1024, ge=1, description="Output bound of a call that states none.")
     unpriced_worst_case_cents: float | None = Field(
         None, ge=0, description="Reserve this for a model without a known price. None: refuse it as `unpriced`."
@@ -115,6 +121,13 @@ class Settings(BaseSettings):
     gateway_url: str | None = Field(
         None, description="Gateway for the command line (None: the running `up`) and for the console's orders."
     )
+
+    @field_validator("openai_compatible")
+    @classmethod
+    def _not_built_in(cls, named: dict[str, CompatibleProvider]) -> dict[str, CompatibleProvider]:
+        if taken := PROVIDERS & named.keys():
+            raise ValueError(f"{sorted(taken)} is built in; give it another name")
+        return named
 
 
 @lru_cache(maxsize=1)

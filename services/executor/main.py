@@ -30,7 +30,7 @@ async def serve(settings: Settings) -> None:
     redis = connect(settings.redis_url, client_name=name, max_connections=4 * settings.partitions + 64)
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
-    known = providers.by_name()
+    known = providers.by_name(settings)
     room = Room(settings.executor_concurrency)
     journal = Journal(redis, name, settings)
     attempts = Attempts(name, journal, control, clock, known, settings)

@@ -115,6 +115,8 @@ def terms_of(owner: Owner, now: Circumstances) -> Terms:
     return Terms(
         default_max_output_tokens=now.config.default_max_output_tokens,
         unpriced_worst_case=now.config.unpriced_worst_case,
+        providers=now.config.providers,
+        price_lists=now.config.price_lists,
         overrides=now.control.prices,
         tenant_id=owner.tenant_id,
         now_ms=now.now_ms,

@@ -11,6 +11,7 @@ from services.policy.provider_breakers.config import BreakerConfig
 from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
 from shared.events.tasks import TaskRef
+from shared.models import PROVIDERS, price_lists_of, providers_of
 from shared.money import from_cents
 from shared.provider_breakers import Model
 from shared.settings import Settings
@@ -108,6 +109,8 @@ class PolicyConfig:
     default_max_output_tokens: int
     unpriced_worst_case: int | None
     provider_breakers: BreakerConfig = field(default_factory=BreakerConfig)
+    providers: frozenset[str] = PROVIDERS
+    price_lists: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> PolicyConfig:
@@ -124,6 +127,8 @@ class PolicyConfig:
             default_max_output_tokens=settings.default_max_output_tokens,
             unpriced_worst_case=None if worst is None else from_cents(worst),
             provider_breakers=BreakerConfig.from_settings(settings),
+            providers=providers_of(settings),
+            price_lists=price_lists_of(settings),
         )
 
 

@@ -252,3 +252,17 @@ def test_a_price_by_the_time_of_day_is_bounded_by_the_dearest() -> None:
 def test_what_a_field_may_add_is_refused(asked: dict[str, Any]) -> None:
     with pytest.raises(Refused):
         priced(task(input="x", **asked))
+
+
+def test_a_named_provider_charges_by_the_list_of_its_exact_name_or_the_one_it_is_given() -> None:
+    known = frozenset({"groq", "fast", "my-openai"})
+    model = "llama-3.3-70b-versatile"
+
+    def amount(provider: str, model: str, **lists: str) -> int:
+        return quote(task(model, provider, input="x"), Terms(1024, providers=known, price_lists=lists)).amount
+
+    assert amount("groq", model) == amount("fast", model, fast="groq") > 0
+    for provider, name in (("fast", model), ("my-openai", "gpt-4o-mini")):
+        with pytest.raises(Refused) as refused:
+            amount(provider, name)
+        assert refused.value.reason is BlockReason.UNPRICED

@@ -5,23 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from services.executor.providers.keys import keys_in
 from services.executor.providers.protocol import Answer, Call, Chunk, Hear, Provider, ProviderFailure, Responds
 from services.executor.providers.stub import StubProvider
 from services.executor.providers.unconfigured import Unconfigured
 from shared.models import OPENAI, STUB
+from shared.settings import Settings
 
 __all__ = ["Answer", "Call", "Chunk", "Hear", "Provider", "ProviderFailure", "Responds", "by_name"]
 
+# What a server that asks for no key is given: the SDK insists on one.
+NO_KEY = "none"
 
-def by_name(environ: Mapping[str, str] = os.environ) -> Mapping[str, Provider]:
+
+def by_name(settings: Settings, environ: Mapping[str, str] = os.environ) -> Mapping[str, Provider]:
     """The providers, by the name that stands before the colon of a model."""
-    return {STUB: StubProvider(), OPENAI: _openai(environ)}
+    known: dict[str, Provider] = {STUB: StubProvider(), OPENAI: _openai("OPENAI_API_KEY", None, environ)}
+    for name, one in settings.openai_compatible.items():
+        known[name] = _openai(one.key_env, one.base_url, environ)
+    return known
 
 
-def _openai(environ: Mapping[str, str]) -> Provider:
-    if not environ.get("OPENAI_API_KEY"):
-        return Unconfigured("OPENAI_API_KEY")
+def _openai(variable: str | None, base_url: str | None, environ: Mapping[str, str]) -> Provider:
+    keys = [NO_KEY] if variable is None else keys_in(environ.get(variable))
+    if not keys:
+        return Unconfigured(str(variable))
     # Its SDK takes a second of processor time to import: who has no key for it does not wait for that.
     from services.executor.providers.openai import OpenAIProvider
 
-    return OpenAIProvider()
+    return OpenAIProvider(keys, base_url)

@@ -1,11 +1,9 @@
-"""OpenAI, and whatever speaks its wire format, by the official SDK (`OPENAI_API_KEY`, `OPENAI_BASE_URL`)."""
+"""OpenAI, and whatever speaks its wire format, by the official SDK."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import AsyncIterator
-from email.utils import parsedate_to_datetime
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx2  # the SDK's own transport: what it raises stands behind the SDK's errors, and now and then in their place
@@ -16,7 +14,9 @@ from openai import AsyncOpenAI
 from services.executor.providers import responses
 from services.executor.providers.chunks import Assembly, in_one_piece
 from services.executor.providers.completion import answer_of, read_completion, read_embeddings
-from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure, Spend
+from services.executor.providers.failures import of_status, redacted
+from services.executor.providers.keys import Keys
+from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure
 from shared.models import REASONING_MODELS
 
 # Ours, or the stub's: never sent to a provider.
@@ -28,10 +28,6 @@ _NOT_SENT = frozenset(
 )  # fmt: skip
 _OUTPUT_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
 _BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-# Answered by something between us and the provider, which may have done the work and charged for it.
-_PERHAPS_SPENT = frozenset({408, 502, 504, 520, 522, 524})
-_PROVIDERS_FAULT_BELOW_500 = frozenset({408})
-_SECRET = re.compile(r"\b(?:(?:sk|pk|key)[-_]|Bearer )[\w*.-]{6,}")
 MAX_ANSWER_BYTES = 4 * 2**20
 # A chunk of three letters has some 200 bytes around them.
 MAX_STREAM_BYTES = 16 * MAX_ANSWER_BYTES
@@ -40,13 +36,16 @@ MAX_STREAM_BYTES = 16 * MAX_ANSWER_BYTES
 class OpenAIProvider:
     """Chat completions. The SDK's own retries are off: each attempt is recorded, and that is ours to do."""
 
-    def __init__(self) -> None:
-        self._client = AsyncOpenAI(max_retries=0)
+    def __init__(self, keys: Sequence[str], base_url: str | None = None) -> None:
+        """`base_url` None: OpenAI itself, or what its SDK's own variables say."""
+        self._keys = Keys(keys)
+        self._clients = [_client(key, base_url) for key in keys]
 
     async def call(self, call: Call) -> Answer:
         messages, parameters = messages_of(call.prompt), parameters_of(call)
+        key = self._keys.take()
         try:
-            async with self._client.chat.completions.with_streaming_response.create(
+            async with self._clients[key].chat.completions.with_streaming_response.create(
                 model=call.model,
                 messages=messages,
                 timeout=call.timeout_s,
@@ -55,15 +54,16 @@ class OpenAIProvider:
             ) as response:
                 body = await _bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise failure_of(error, self._client.api_key) from error
+            raise self._failure(key, error) from error
         return read_completion(body, call)
 
     async def stream(self, call: Call, hear: Hear) -> Answer:
         messages, parameters = messages_of(call.prompt), parameters_of(call)
         asked = call.prompt.get("stream_options")
         options = {**(asked if isinstance(asked, dict) else {}), "include_usage": True}
+        key = self._keys.take()
         try:
-            async with self._client.chat.completions.with_streaming_response.create(
+            async with self._clients[key].chat.completions.with_streaming_response.create(
                 model=call.model,
                 messages=messages,
                 timeout=call.timeout_s,
@@ -74,26 +74,28 @@ class OpenAIProvider:
                     return in_one_piece(read_completion(await _bounded(response), call), hear)
                 completion = await _heard(response, hear)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise failure_of(error, self._client.api_key) from error
+            raise self._failure(key, error) from error
         return answer_of(completion, call)
 
     async def respond(self, call: Call, hear: Hear | None) -> Answer:
         body = responses.parameters_of(call) | ({} if hear is None else {"stream": True})
+        key = self._keys.take()
         try:
-            async with self._client.responses.with_streaming_response.create(
+            async with self._clients[key].responses.with_streaming_response.create(
                 model=call.model, timeout=call.timeout_s, extra_headers=headers_of(call), extra_body=body
             ) as response:
                 if hear is None or "json" in response.headers.get("content-type", ""):
                     return responses.read_response(await _bounded(response), call)
                 whole = await _responded(response, hear)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise failure_of(error, self._client.api_key) from error
+            raise self._failure(key, error) from error
         return responses.answer_of(whole, call)
 
     async def embed(self, call: Call) -> Answer:
         body = {name: value for name, value in parameters_of(call).items() if name not in _OUTPUT_BOUNDS}
+        key = self._keys.take()
         try:
-            async with self._client.embeddings.with_streaming_response.create(
+            async with self._clients[key].embeddings.with_streaming_response.create(
                 model=call.model,
                 input=call.prompt.get("input", ""),
                 timeout=call.timeout_s,
@@ -104,11 +106,25 @@ class OpenAIProvider:
             ) as response:
                 raw = await _bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
-            raise failure_of(error, self._client.api_key) from error
+            raise self._failure(key, error) from error
         return read_embeddings(raw, call)
 
     async def close(self) -> None:
-        await self._client.close()
+        for client in self._clients:
+            await client.close()
+
+    def _failure(self, key: int, error: openai.OpenAIError | httpx2.HTTPError) -> ProviderFailure:
+        return self._keys.learn(key, failure_of(error, self._keys.redacted(str(error))))
+
+
+def _client(key: str, base_url: str | None) -> AsyncOpenAI:
+    if base_url is None:
+        return AsyncOpenAI(api_key=key, max_retries=0)
+    client = AsyncOpenAI(api_key=key, base_url=base_url, max_retries=0)
+    # From OpenAI's own variables, and no business of another server.
+    client.organization = client.project = None
+    client._custom_headers = {}
+    return client
 
 
 async def _bounded(response: Any) -> bytes:
@@ -153,7 +169,7 @@ async def _chunks(response: Any) -> AsyncIterator[Chunk]:
             raise ProviderFailure("InvalidAnswer", f"a chunk is not JSON: {error}", spend="uncertain") from error
         if not isinstance(body, dict) or body.get("error") or body.get("type") == "error":
             problem = orjson.dumps(body).decode(errors="replace")
-            raise ProviderFailure("StreamError", _SECRET.sub("[redacted]", problem), spend="uncertain")
+            raise ProviderFailure("StreamError", redacted(problem, ()), spend="uncertain")
         yield Chunk(body, data)
 
 
@@ -207,42 +223,13 @@ def parameters_of(call: Call) -> dict[str, Any]:
     return found
 
 
-def failure_of(error: openai.OpenAIError | httpx2.HTTPError, secret: str) -> ProviderFailure:
-    """Whose fault, whether money went, and whether another try makes sense."""
+def failure_of(error: openai.OpenAIError | httpx2.HTTPError, detail: str) -> ProviderFailure:
+    """Whose fault, whether money went, and whether another try makes sense. `detail` holds no secret any more."""
     kind = type(error).__name__
-    detail = _SECRET.sub("[redacted]", str(error).replace(secret, "[redacted]") if secret else str(error))
     if isinstance(error, openai.APIStatusError):
-        return _status_failure(error, kind, detail)
+        return of_status(kind, detail, error.status_code, error.response.headers, time.time())
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
     if isinstance(cause, _BEFORE_THE_REQUEST):
         return ProviderFailure(kind, detail, retry=True)
     # The request was sent: it may have been worked off, and charged, though its answer was lost or cannot be read.
     return ProviderFailure(kind, detail, spend="uncertain")
-
-
-def _status_failure(error: openai.APIStatusError, kind: str, detail: str) -> ProviderFailure:
-    status = error.status_code
-    providers_fault = status >= 500 or status in _PROVIDERS_FAULT_BELOW_500
-    spend: Spend = "uncertain" if status in _PERHAPS_SPENT else "none"
-    return ProviderFailure(
-        kind,
-        detail,
-        spend=spend,
-        counts_for_breaker=providers_fault,
-        retry=status in (429, 503),
-        retry_after_s=retry_after(error.response.headers, time.time()),
-    )
-
-
-def retry_after(headers: httpx2.Headers, now_s: float) -> float | None:
-    """Seconds that the provider asks us to wait: `Retry-After` as a number or a date, or `retry-after-ms`."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            wait_s = float(headers[name]) * unit_s
-        except (KeyError, ValueError):
-            continue
-        return max(0.0, wait_s) if wait_s < float("inf") else None
-    try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now_s)
-    except (KeyError, ValueError):
-        return None

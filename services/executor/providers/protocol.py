@@ -73,6 +73,7 @@ class ProviderFailure(Exception):
         retry_after_s: float | None = None,
         answer: Answer | None = None,
         asked: bool = True,
+        status: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
@@ -85,6 +86,8 @@ class ProviderFailure(Exception):
         """False where the provider was not even asked."""
         self.answer = answer
         """What it cost all the same; only with spend `certain`."""
+        self.status = status
+        """Of the HTTP response, where one came."""
 
 
 class Provider(Protocol):

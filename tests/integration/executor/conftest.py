@@ -165,7 +165,7 @@ class Bench:
     ) -> AsyncIterator[Executor]:
         """An executor that runs for as long as the block."""
         settings = self.settings.model_copy(update=changed)
-        known = providers.by_name() if known is None else known
+        known = providers.by_name(settings) if known is None else known
         name = name or f"executor-{uuid4().hex[:8]}"
         one = Executor(self.redis_as("executor"), self.partition, settings, known, name, control_after_s)
         try:
