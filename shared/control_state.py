@@ -21,6 +21,8 @@ from shared.events.control import (
     PriceSet,
     ProviderBreakerChanged,
     ProviderBreakerReset,
+    QuotaSet,
+    QuotaUnset,
     Scope,
     ShutoffEngaged,
     ShutoffReleased,
@@ -31,6 +33,7 @@ from shared.events.prices import Prices
 from shared.events.tasks import TaskRef
 from shared.money import from_cents
 from shared.provider_breakers import Model, ProviderBreaker, after_change, after_reset
+from shared.quotas import Quotas, quotas_after
 
 HOUR_MS = 3_600_000
 
@@ -94,7 +97,7 @@ class Key:
 @dataclass(frozen=True)
 class ControlState:
     """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256,
-    prices by tenant (None: every one), provider and model.
+    prices by tenant (None: every one), provider and model, quotas by tenant.
 
     `acts` are in the stream's order; each is a person's, so there are few, and they are kept for good.
     """
@@ -106,6 +109,7 @@ class ControlState:
     keys: dict[str, Key] = field(default_factory=dict)
     prices: dict[tuple[UUID | None, str, str], Prices] = field(default_factory=dict)
     provider_breakers: dict[Model, ProviderBreaker] = field(default_factory=dict)
+    quotas: Quotas = field(default_factory=dict)
     acts: tuple[Act, ...] = ()
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
@@ -155,6 +159,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             owner = (_tenant(event.scope), event.scope.user_id)
             limits = _limits_after(state.limits.get(owner, Limits()), event)
             return replace(state, limits={**state.limits, owner: limits})
+        case QuotaSet() | QuotaUnset():
+            return replace(state, quotas=quotas_after(state.quotas, entry_id, event))
         case PriceSet():
             return replace(state, prices=_prices_after(state.prices, event, entry_id))
         case KeyCreated():

@@ -23,6 +23,8 @@ from shared.money import from_cents, from_dollars
 from shared.price_list import Found, Overrides, Tokens, charge, dearest, find
 from shared.unbounded import images, items, what, what_of_response
 
+# More than any limit on tokens.
+MAX_TOKENS = 2**53
 # What chat formats add to the text: a few tokens a message, and a few for the answer's start.
 TOKENS_PER_MESSAGE = 16
 TOKENS_PER_CALL = 64
@@ -135,6 +137,16 @@ def counted(task: Task, prices: Prices | None, output_tokens: int) -> int | None
         return None
     prompt_tokens = _input_tokens(task.prompt, len(orjson.dumps(task.prompt)))
     return from_dollars(rates.call + rates.input * prompt_tokens + rates.output * output_tokens)
+
+
+def most_tokens(task: Task, max_output_tokens: int | None) -> int:
+    """The most tokens, input and output together, that the call can use when its output is limited so.
+
+    The stub's answer comes from its prompt: its tokens, of four bytes each, are bounded by the bytes of that.
+    """
+    inputs = _input_tokens(task.prompt, len(orjson.dumps(task.prompt)))
+    outputs = max_output_tokens or 0 if task.operation != "embeddings" else 0
+    return min(inputs + outputs * _positive(task.prompt.get("n"), 1), MAX_TOKENS)
 
 
 def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:

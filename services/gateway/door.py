@@ -173,6 +173,7 @@ class Door:
                 traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
                 operation=operation,
                 stream=stream,
+                key_id=key.key_id,
             )
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error

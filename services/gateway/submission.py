@@ -149,6 +149,7 @@ def submission(
     traceparent: str | None = None,
     operation: Operation = "chat",
     stream: bool = False,
+    key_id: str | None = None,
 ) -> Envelope:
     """The `task.submitted` event of a request. The same request always gives the same event id. Raises Invalid."""
     if request.reply_to is not None and not request.reply_to.startswith(reply_prefix(tenant_id)):
@@ -177,6 +178,7 @@ def submission(
         kill_switch=prompt.get("kill_switch", False),
         retry_safe=prompt.get("retry_safe", False),
         origin=origin,
+        key_id=key_id,
         operation=operation,
         stream=stream,
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from services.policy import budget
+from services.policy import budget, meters
 from services.policy.evolve import End, evolve_allowed, evolve_ended, evolve_probing, settlement
 from services.policy.rules import (
     Refusal,
@@ -18,6 +18,7 @@ from services.policy.rules import (
     manual_shutoff,
     monthly_cap,
     provider_breaker,
+    quota,
 )
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from services.policy.thresholds import crossed
@@ -48,6 +49,7 @@ LIMITS: tuple[tuple[str, Rule], ...] = (
     ("in_flight", in_flight.check),
     ("monthly_cap", monthly_cap.check),
     ("hourly_limit", hourly_limit.check),
+    ("quota", quota.check),
 )
 
 
@@ -100,7 +102,7 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
         price = quote(task, terms_of(owner, now))
     except Refused as refused:
         return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
-    request = replace(request, amount=price.amount)
+    request = replace(request, amount=price.amount, wanted=_wanted(book, task, owner, price, now))
     for name, rule in LIMITS:
         if refusal := rule(book, request, now):
             return _blocked(book, request, name, refusal, now)
@@ -108,6 +110,11 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
         return Wait()
     probe, of_model = passage is breaker.Passage.PROBE, across is breaker.Passage.PROBE
     return _allowed(book, request, price, decision_id, now, probe=probe, probe_of_model=of_model)
+
+
+def _wanted(book: Book, task: Task, owner: Owner, price: Quote, now: Circumstances) -> tuple[meters.Wanted, ...]:
+    quotas = now.control.quotas.get(owner.tenant_id)
+    return () if quotas is None else meters.wanted(book.tenant, quotas, owner.user_id, task, price, now.now_ms)
 
 
 def terms_of(owner: Owner, now: Circumstances) -> Terms:
@@ -142,13 +149,17 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
             settled=hold.amount if how == "held" else cost,
             overrun=max(0, cost - hold.amount),
             balances=budget.balances(after, hold, now),
+            quotas=meters.readings(after.tenant, hold.takes),
         )
     ]
     events += _breaker_events(book.user.breaker, after, end)
     events += _shutoff_events(book, after, hold, now)
     events += crossed(book, after, hold, now)
-    still_held = replace(hold, state="held", task=_ref(end.task)) if how == "held" else None
-    return Decided(tuple(events), after, still_held)
+    if how != "held":
+        return Decided(tuple(events), after)
+    return Decided(
+        tuple(events), after, replace(hold, state="held", task=_ref(end.task), takes=meters.still_held(hold.takes))
+    )
 
 
 def _blocked(book: Book, request: Request, rule: str, refusal: Refusal, now: Circumstances) -> Decided:
@@ -190,6 +201,7 @@ def _allowed(
         hour=request.hour,
         month=request.month,
         probe_of_ms=before.opened_at_ms if probe else None,
+        takes=tuple(one.take for one in request.wanted if one.fits),
     )
     after = evolve_allowed(book, hold)
     if probe_of_model:
@@ -200,6 +212,8 @@ def _allowed(
             reservation_id=decision_id, amount=price.amount, hour=request.hour, month=request.month
         ),
         balances=budget.balances(after, hold, now),
+        quotas=[one.balance(after.tenant.meters[one.quota.quota_id][one.start]) for one in request.wanted if one.fits],
+        shadowed=[one.balance(one.meter) for one in request.wanted if not one.fits],
         expires_at_ms=now.now_ms + now.config.decision_ttl_ms,
         timeout_ms=now.config.timeout_ms,
         max_output_tokens=price.max_output_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.policy import budget
+from services.policy import budget, meters
 from services.policy.rules import breaker, provider_breaker
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from shared.events.decisions import TaskBlocked
@@ -19,7 +19,7 @@ def evolve_allowed(book: Book, hold: Hold) -> Book:
     user = budget.reserve(book.user, hold)
     if hold.probe_of_ms is not None:
         user = replace(user, breaker=breaker.probing(user.breaker))
-    return replace(book, user=user, tenant=budget.reserve(book.tenant, hold))
+    return replace(book, user=user, tenant=meters.taken(budget.reserve(book.tenant, hold), hold.takes))
 
 
 def evolve_probing(book: Book, task: Task, now: Circumstances) -> Book:
@@ -32,7 +32,10 @@ def evolve_ended(book: Book, hold: Hold, end: End, now: Circumstances) -> Book:
     how, cost = settlement(end)
     user = budget.end(book.user, hold, how, cost)
     user = replace(user, breaker=_learned(book.user.breaker, hold, end, now))
-    return replace(book, user=user, tenant=budget.end(book.tenant, hold, how, cost))
+    tenant = budget.end(book.tenant, hold, how, cost)
+    if tenant.meters:
+        tenant = meters.ended(tenant, hold, how, used(end), meters.of_tenant(hold.tenant_id, now))
+    return replace(book, user=user, tenant=tenant)
 
 
 def settlement(end: End) -> tuple[budget.How, int]:
@@ -47,6 +50,17 @@ def settlement(end: End) -> tuple[budget.How, int]:
     if isinstance(end, DecisionExpired) and end.spend == "uncertain":
         return "held", 0  # a lost attempt whose task is decided again: the next one reserves for itself
     return "released", 0
+
+
+def used(end: End) -> meters.Use:
+    """What the quotas count of it. A call that failed at no cost was a call; an answer from the cache was none."""
+    how, cost = settlement(end)
+    if isinstance(end, TaskBlocked | DecisionExpired):
+        return meters.Use()
+    calls = int(isinstance(end, AttemptResolved) or end.provider_attempted)
+    if how != "settled":
+        return meters.Use(calls)
+    return meters.Use(calls, (end.usage.input_tokens + end.usage.output_tokens) or None, cost)
 
 
 def _learned(before: Breaker, hold: Hold, end: End, now: Circumstances) -> Breaker:

@@ -14,7 +14,7 @@ from services.policy import store
 from services.policy.commit import commands
 from services.policy.desk import AccountKey, Changes, Desk
 from services.policy.inputs import Input, Unreadable, owner_of, read
-from services.policy.metrics import COMMIT_SECONDS, DECISIONS, PARKED, TURN_SIZE
+from services.policy.metrics import COMMIT_SECONDS, DECISIONS, PARKED, SHADOWED, TURN_SIZE
 from services.policy.rules.idempotency import TaskRecord
 from services.policy.state import Circumstances, PolicyConfig
 from services.policy.turn import Turn
@@ -241,6 +241,8 @@ class PartitionWriter:
         for event in changes.events:
             if isinstance(event.data, TaskAllowed):
                 DECISIONS.labels("allowed", "").inc()
+                for one in event.data.shadowed:
+                    SHADOWED.labels(one.unit).inc()
             elif isinstance(event.data, TaskBlocked):
                 # An operator's words are no label: there is no end to them.
                 known = event.data.rule != "manual_shutoff"

@@ -10,6 +10,7 @@ from uuid import UUID
 from services.policy.provider_breakers.config import BreakerConfig
 from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
+from shared.events.quotas import Unit
 from shared.events.tasks import TaskRef
 from shared.models import PROVIDERS, price_lists_of, providers_of
 from shared.money import from_cents
@@ -48,14 +49,36 @@ class Breaker:
 
 
 @dataclass(frozen=True, slots=True)
+class Meter:
+    """What a quota has counted in one window: calls, tokens, nanocents, or tasks in flight."""
+
+    spent: int = 0
+    reserved: int = 0
+    holds: int = 0
+    """As a bucket's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
-    """Budgets and breaker of one user, or of a tenant as a whole. `version` grows with each change."""
+    """Budgets and breaker of one user, or of a tenant as a whole. `version` grows with each change. `meters`, by quota
+    and start of window, are the tenant's only."""
 
     version: int = 0
     hours: dict[str, Bucket] = field(default_factory=dict)
     months: dict[str, Bucket] = field(default_factory=dict)
     in_flight: int = 0
     breaker: Breaker = Breaker()
+    meters: dict[str, dict[str, Meter]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """What a reservation took of one quota, and in which window: so it settles there, whatever was ordered since."""
+
+    quota_id: str
+    unit: Unit
+    start: str
+    amount: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +96,7 @@ class Hold:
     """Known once it is held: whoever settles it later must be able to say whose call that was."""
     probe_of_ms: int | None = None
     """Which opening of the breaker this call probes (its `opened_at_ms`)."""
+    takes: tuple[Take, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

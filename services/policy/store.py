@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel
 
-from services.policy.state import Account, Breaker, Bucket, Hold, Probes
+from services.policy.state import Account, Breaker, Bucket, Hold, Meter, Probes, Take
 from shared.events.decisions import BreakerState
 from shared.events.tasks import TaskRef
 from shared.provider_breakers import Model
@@ -35,6 +35,10 @@ def decode_account(stored: bytes | None) -> Account:
         months={window: Bucket(**bucket) for window, bucket in raw["months"].items()},
         in_flight=raw["in_flight"],
         breaker=Breaker(**{**breaker, "state": BreakerState(breaker["state"])}),
+        meters={
+            quota_id: {start: Meter(**meter) for start, meter in windows.items()}
+            for quota_id, windows in raw.get("meters", {}).items()
+        },
     )
 
 
@@ -50,6 +54,7 @@ def decode_hold(stored: bytes) -> Hold:
         raw[name] = UUID(raw[name])
     if raw.get("task") is not None:
         raw["task"] = TaskRef.model_validate(raw["task"])
+    raw["takes"] = tuple(Take(**take) for take in raw.get("takes", ()))
     return Hold(**raw)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from services.policy import budget
-from services.policy.state import Account, Book, Bucket, Circumstances, Hold
+from services.policy import budget, meters
+from services.policy.state import Account, Book, Bucket, Circumstances, Hold, Meter
 from shared.events.decisions import LimitNeared
 
 PERCENTS = (50, 80, 95)
@@ -36,7 +36,31 @@ def crossed(before: Book, after: Book, hold: Hold, now: Circumstances) -> list[L
                         version=new.version,
                     )
                 )
-    return found
+    return [*found, *_quotas(before.tenant, after.tenant, hold, now)] if hold.takes else found
+
+
+def _quotas(before: Account, after: Account, hold: Hold, now: Circumstances) -> Iterator[LimitNeared]:
+    quotas = meters.of_tenant(hold.tenant_id, now).by_id
+    for take in hold.takes:
+        quota = quotas.get(take.quota_id)
+        if quota is None or quota.window is None:
+            continue
+        spent_before, spent = (
+            account.meters.get(take.quota_id, {}).get(take.start, Meter()).spent for account in (before, after)
+        )
+        for percent in _percents(spent_before, spent, quota.limit):
+            yield LimitNeared(
+                scope="quota",
+                window=quota.window,
+                window_start=take.start,
+                percent=percent,
+                spent=spent,
+                cap=quota.limit,
+                version=after.version,
+                unit=quota.unit,
+                quota=quota.quota_id,
+                bounds=quota.named,
+            )
 
 
 def _percents(before: int, after: int, cap: int | None) -> Iterator[int]:

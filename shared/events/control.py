@@ -26,6 +26,7 @@ from pydantic import (
 from shared.events.decisions import BreakerState
 from shared.events.envelope import NAMESPACE, Payload
 from shared.events.prices import Rate
+from shared.events.quotas import Unit, Window
 from shared.events.tasks import TaskType
 from shared.money import from_cents
 from shared.partitions import CONTROL
@@ -155,6 +156,74 @@ class LimitsSet(_ControlEvent):
             if cents is not None:
                 from_cents(cents)
         return self
+
+
+class QuotaScope(Scope):
+    """What a quota bounds, within one tenant. Empty but for the tenant: all of it."""
+
+    key_id: str | None = Field(None, pattern=r"^[A-Za-z0-9_-]{4,40}$", description="An API key; the inbox has none.")
+
+    @model_validator(mode="after")
+    def _within_a_tenant(self) -> QuotaScope:
+        if self.tenant_id is None:
+            raise ValueError("quotas belong to a tenant: give tenant_id")
+        return self
+
+
+class QuotaSet(_ControlEvent):
+    """Bounds what a scope of a tenant uses in a window, from now on. Set again for the same scope, unit and window it
+    goes on counting under the new limit."""
+
+    event_type: ClassVar[str] = "quota.set"
+    type: Literal["quota.set"] = "quota.set"
+
+    reason: Reason = "quota set"
+    scope: QuotaScope
+    window: Window | None = Field(None, description="Clock minute, clock hour, day or month, UTC.")
+    calls: int | None = Field(None, ge=0, le=2**53 - 1)
+    tokens: int | None = Field(None, ge=0, le=2**53 - 1, description="Input and output together.")
+    cents: int | float | str | None = None
+    max_in_flight: int | None = Field(None, ge=0, le=1_000_000, description="At any moment: without a window.")
+    mode: Literal["enforce", "shadow"] = Field("enforce", description="`shadow`: only record what it would block.")
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> QuotaSet:
+        given = [one for one in (self.calls, self.tokens, self.cents, self.max_in_flight) if one is not None]
+        if len(given) != 1:
+            raise ValueError("give exactly one of calls, tokens, cents and max_in_flight")
+        if (self.window is None) != (self.max_in_flight is not None):
+            raise ValueError("calls, tokens and cents are per window (minute, hour, day, month); max_in_flight is not")
+        if self.cents is not None:
+            from_cents(self.cents)
+        return self
+
+    @property
+    def unit(self) -> Unit:
+        """What is counted."""
+        if self.calls is not None:
+            return "calls"
+        if self.tokens is not None:
+            return "tokens"
+        return "money" if self.cents is not None else "in_flight"
+
+    @property
+    def limit(self) -> int:
+        """How much of it; money in nanocents."""
+        if self.cents is not None:
+            return from_cents(self.cents)
+        return next(one for one in (self.calls, self.tokens, self.max_in_flight) if one is not None)
+
+
+class QuotaUnset(_ControlEvent):
+    """Ends the quota of exactly this scope, unit and window."""
+
+    event_type: ClassVar[str] = "quota.unset"
+    type: Literal["quota.unset"] = "quota.unset"
+
+    reason: Reason = "quota unset"
+    scope: QuotaScope
+    unit: Unit
+    window: Window | None = None
 
 
 class PriceRates(BaseModel):
@@ -303,6 +372,8 @@ ControlEvent = Annotated[
     | ShutoffEngaged
     | ShutoffReleased
     | LimitsSet
+    | QuotaSet
+    | QuotaUnset
     | PriceSet
     | KeyCreated
     | KeyRevoked

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared.events.envelope import Payload
 from shared.events.prices import Prices
+from shared.events.quotas import MeterReading, QuotaBalance, Unit, Window
 from shared.events.tasks import Task, TaskRef
 from shared.money import Nanocents
 
@@ -23,6 +24,7 @@ class BlockReason(StrEnum):
     HOURLY_THRESHOLD = "hourly_threshold_exceeded"
     MONTHLY_CAP = "monthly_cap_exceeded"
     IN_FLIGHT = "max_in_flight_exceeded"
+    QUOTA = "quota_exceeded"
     UNPRICED = "unpriced"
     UNKNOWN_PROVIDER = "unknown_provider"
     MAX_COST = "max_cost_exceeded"
@@ -72,6 +74,10 @@ class TaskAllowed(Payload):
     task: Task
     reservation: Reservation
     balances: list[Balance]
+    quotas: list[QuotaBalance] = Field(default_factory=list, description="The quotas that this task counts against.")
+    shadowed: list[QuotaBalance] = Field(
+        default_factory=list, description="Quotas in shadow mode that would have blocked it."
+    )
     expires_at_ms: int
     timeout_ms: int
     max_output_tokens: int | None = Field(None, description="The reservation is a true bound only up to here.")
@@ -112,6 +118,7 @@ class ReservationEnded(Payload):
     settled: Nanocents = Field(description="True cost where settled; the whole reservation where held; else 0.")
     overrun: Nanocents = Field(0, description="By how much the true cost passed the reservation.")
     balances: list[Balance]
+    quotas: list[MeterReading] = Field(default_factory=list, description="The quotas that the task counted against.")
 
 
 class BreakerChanged(Payload):
@@ -146,10 +153,13 @@ class LimitNeared(Payload):
 
     event_type: ClassVar[str] = "limit.neared"
 
-    scope: Literal["user", "tenant"]
-    window: Literal["hour", "month"]
-    window_start: str = Field(description="`2026-11-23T16` or `2026-11`, UTC.")
+    scope: Literal["user", "tenant", "quota"]
+    window: Window
+    window_start: str = Field(description="As in the balances, UTC.")
     percent: int
-    spent: Nanocents
-    cap: Nanocents
+    spent: int = Field(ge=0, description="In `unit`; money in nanocents.")
+    cap: int = Field(ge=0, description="In `unit`; money in nanocents.")
     version: int
+    unit: Unit = "money"
+    quota: str | None = Field(None, description="The quota (`quota.set`), where it is one that is neared.")
+    bounds: dict[str, str] = Field(default_factory=dict, description="What that quota bounds.")

@@ -54,6 +54,7 @@ class Task(TaskRef):
     kill_switch: bool = Field(False, description="The task asks not to be executed (a rehearsal of the stop).")
     retry_safe: bool = Field(False, description="The caller says that a second call does no harm.")
     origin: str = Field("http", description="`http`, `inbox` or `openai`.")
+    key_id: str | None = Field(None, description="The API key that submitted it; the inbox has none.")
     operation: Operation = Field("chat", description="What is asked of the model.")
     stream: bool = Field(False, description="Somebody listens to the answer while it comes (ADR 9).")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -231,6 +233,33 @@ def test_the_in_flight_bound_holds_in_a_burst(stack: Stack) -> None:
     turns = eventually(lambda: rows if len(rows := user.rows(query)) == everything else None, "the end of all")
     in_flight = list(accumulate(1 if turn["type"] == "task.allowed" else -1 for turn in turns))
     assert (max(in_flight), in_flight[-1]) == (5, 0)
+
+
+def test_a_quota_holds_in_a_burst_and_says_what_is_left(user: User) -> None:
+    user.stack.cli("limits", "set", *user.options, "--task-type", "route", "--calls", "20", "--per", "month")
+    assert said(user.at_once(60)) == {"success": 20, "quota_exceeded": 40}
+    (quota,) = json.loads(user.stack.cli("limits", "show", *user.options, "--json").stdout)["quotas"]
+    assert (quota["value"], quota["spent"], quota["held"], quota["free"]) == (20, 20, 0, 0)
+    assert user.stack.run("explanation", key=user.key)["status"] == "success"
+    user.stack.cli("limits", "unset", *user.options, "--task-type", "route", "--limit", "calls", "--per", "month")
+    assert user.run()["status"] == "success"
+
+
+def test_the_examples_of_the_page_about_limits(user: User) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
+    tenant = str(uuid4())
+    lines = re.findall(r"^skeldir (.*)$", page, re.MULTILINE)
+    said = [user.stack.cli(*line.replace("$TENANT", tenant).replace("$USER", user.id).split()) for line in lines]
+    quotas = json.loads(next(one.stdout for one in said if one.stdout.startswith("{")))["quotas"]
+    assert [(one["limit"], one["value"], one["per"], one["mode"]) for one in quotas] == [
+        ("calls", 20, "minute", "enforce"),
+        ("cents", "50", "day", "enforce"),
+        ("tokens", 200000, "month", "shadow"),
+    ]
+    example = re.search(r"```json\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    order = json.loads(example[1].replace('"…"', f'"{tenant}"').replace("…", "four"))
+    assert user.stack.post("/v1/control", order, key=user.stack.ready["operator_key"]).status_code == 202
 
 
 def test_a_reservation_over_the_cap_is_refused(user: User) -> None:

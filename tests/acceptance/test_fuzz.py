@@ -132,6 +132,8 @@ def test_the_control_stream_takes_anything(stack: Stack) -> None:
         {"type": "kill_switch.engaged", "scope": scope, "reason": "fuzz", "actor": "fuzz"},
         {"type": "shutoff.engaged", "scope": scope, "reason": "fuzz", "minutes": 1},
         {"type": "limits.set", "scope": scope, "monthly_cents": 5, "hourly_cents": "0.1", "max_in_flight": 3},
+        {"type": "quota.set", "scope": {**scope, "key_id": "fuzz"}, "window": "day", "cents": "0.1", "mode": "shadow"},
+        {"type": "quota.unset", "scope": scope, "window": "day", "unit": "calls"},
         {"type": "attempt.reconciled", **about, "cost_cents": 1, "reason": "x"},
         {"type": "dead_letter.retried", "origin": "{skeldir:0}:tasks", "entry_id": "1-1"},
         {"type": "key.revoked", "key_id": "key_nobody"},

@@ -108,6 +108,33 @@ def operator(world: World, name: str) -> Steps:
         world.engaged.append((since, world.now_ms, tenant))
 
 
+def steward(world: World, name: str) -> Steps:
+    """Sets quotas, changes them, and takes them back."""
+    tenant = {"tenant_id": str(OWNERS[0].tenant_id)}
+    user = {**tenant, "user_id": str(OWNERS[0].user_id)}
+    while world.faults:
+        dice = world.dice
+        quota: dict[str, Any] = dice.choice(
+            [
+                {"scope": tenant, "window": "hour", "calls": dice.randint(2, 9)},
+                {"scope": user, "window": "minute", "cents": dice.randint(2, 9)},
+                {"scope": user, "window": "day", "tokens": dice.randint(200, 1500)},
+                {"scope": {**tenant, "task_type": "route"}, "max_in_flight": dice.randint(1, 3)},
+            ]
+        )
+        if dice.random() < 0.2:
+            unit = next(unit for name, unit in _UNITS.items() if name in quota)
+            about = {"scope": quota["scope"], "unit": unit, "window": quota.get("window")}
+            _publish(world, name, {"type": "quota.unset", **about})
+        else:
+            mode = "shadow" if dice.random() < 0.2 else "enforce"
+            _publish(world, name, {"type": "quota.set", "mode": mode, **quota})
+        yield dice.randrange(500, 3000)
+
+
+_UNITS = {"calls": "calls", "cents": "money", "tokens": "tokens", "max_in_flight": "in_flight"}
+
+
 def bookkeeper(world: World, name: str) -> Steps:
     """Reconciles what is held, once no call for it can start or end any more: by the provider's own account."""
     since: dict[str, int] = {}

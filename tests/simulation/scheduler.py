@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from services.policy import store
 from tests.simulation import books
-from tests.simulation.actors import Executor, LostReply, Steps, bookkeeper, client, operator, policy, repeater
+from tests.simulation.actors import Executor, LostReply, Steps, bookkeeper, client, operator, policy, repeater, steward
 from tests.simulation.checker import Checker, Violated
 from tests.simulation.world import World
 
@@ -43,6 +43,7 @@ def run(seed: int, tasks: int = 7) -> World:
     actors = [
         Actor("client", lambda name: client(world, name, tasks), mortal=False),
         Actor("operator", lambda name: operator(world, name), mortal=False),
+        Actor("steward", lambda name: steward(world, name), mortal=False),
         Actor("bookkeeper", lambda name: bookkeeper(world, name), mortal=False),
         Actor("network", lambda name: repeater(world, name), mortal=False),
         Actor("policy-a", lambda name: policy(world, name)),

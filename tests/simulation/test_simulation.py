@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.executor import execution
-from services.policy import budget, commit, turn
+from services.policy import budget, commit, meters, turn
 from services.policy.rules import breaker, idempotency
 from shared.control_state import ControlState
 from tests.simulation import actors, log, scheduler, world
@@ -74,6 +74,16 @@ def a_cap_counts_only_what_is_settled(patch: Patch) -> None:
     patch.setattr(budget, "fits", lambda bucket, amount, cap: cap is None or bucket.spent + amount <= cap)
     for rule in ("hourly_limit", "monthly_cap"):
         patch.setattr(f"services.policy.rules.{rule}.fits", budget.fits)
+
+
+def a_quota_counts_only_what_is_settled(patch: Patch) -> None:
+    """As the cap above; the policy's own tests left aside, only the checker of histories can tell."""
+    patch.setattr(meters, "fits", lambda meter, amount, limit: meter.spent + amount <= limit)
+
+
+def a_quota_does_not_settle(patch: Patch) -> None:
+    """What was taken is given back, whatever was used."""
+    patch.setattr(meters.Use, "of", lambda self, take: 0)
 
 
 def a_submission_is_decided_each_time_it_comes(patch: Patch) -> None:
@@ -176,6 +186,8 @@ MUTATIONS: dict[Callable[[Patch], None], str] = {
     a_stale_writer_commits: "invariant|twice|not quiet",
     an_end_is_written_whoever_has_the_attempt: "invariant 2|invariant",
     a_cap_counts_only_what_is_settled: "invariant 4",
+    a_quota_counts_only_what_is_settled: "invariant 4: .*history_4_quotas",
+    a_quota_does_not_settle: "invariant 4: .*history_4_quotas",
     a_submission_is_decided_each_time_it_comes: "invariant|twice",
     an_expired_decision_is_decided_by_its_submission_too: "invariant|not quiet",
     the_last_moment_check_is_left_out: "invariant 5|invariant 12",

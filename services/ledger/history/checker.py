@@ -13,6 +13,7 @@ from services.ledger.history.one_answer import OneAnswer
 from services.ledger.history.one_end import OneEnd
 from services.ledger.history.order import causal
 from services.ledger.history.orders import Orders
+from services.ledger.history.quotas import Quotas
 from services.ledger.history.stops import Stops
 from services.ledger.history.uncertain import Uncertain
 
@@ -37,6 +38,7 @@ class HistoryChecker:
             OneEnd(),
             OneAnswer(),
             Caps(orders),
+            Quotas(orders),
             Stops(orders, stop_bound_ms),
             Uncertain(),
         )

@@ -22,6 +22,8 @@ from shared.events.tasks import Task, TaskSubmitted
 End = TaskSucceeded | TaskFailed | TaskBlocked
 ENDS = (TaskSucceeded, TaskFailed, TaskBlocked)
 Settlement = tuple[Literal["settled", "released", "held"], int]
+Use = dict[str, int | None]
+"""By unit; None: nobody said, and as much as was reserved counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class Decision:
     state: Literal["live", "held", "ended"] = "live"
     settlements: dict[UUID, Settlement] = field(default_factory=dict)
     """By the event that causes it: how the reservation ends then."""
+    uses: dict[UUID, Use] = field(default_factory=dict)
+    """As `settlements`: what the quotas count then."""
 
 
 @dataclass(slots=True)
@@ -145,6 +149,7 @@ class Live:
         decision = self.decisions.get(decision_id) if decision_id is not None else None
         if decision is not None:
             decision.settlements[entry.event.id] = settlement(data)
+            decision.uses[entry.event.id] = use(data)
 
     def _forget(self, lives: Iterable[Life]) -> None:
         for life in lives:
@@ -165,3 +170,13 @@ def settlement(data: Payload) -> Settlement:
             return "held", 0
         case _:
             return "released", 0
+
+
+def use(data: Payload) -> Use:
+    """What quotas must count of a call: each call that was made, and what it used as far as that is certain."""
+    called = isinstance(data, AttemptResolved) or getattr(data, "provider_attempted", False)
+    how, cost = settlement(data)
+    if how != "settled" or not isinstance(data, TaskSucceeded | TaskFailed | AttemptResolved):
+        return {"calls": int(called), "tokens": 0, "money": 0}
+    said = data.usage.input_tokens + data.usage.output_tokens
+    return {"calls": int(called), "tokens": said or None, "money": cost}

@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from shared.control_state import ControlState, Limits, Switch, evolve, order_of
-from shared.events.control import ControlEvent, KillSwitchEngaged, KillSwitchReleased, LimitsSet, entry_ms
+from shared.events.control import (
+    ControlEvent,
+    KillSwitchEngaged,
+    KillSwitchReleased,
+    LimitsSet,
+    QuotaSet,
+    QuotaUnset,
+    entry_ms,
+)
 from shared.events.tasks import TaskRef
+from shared.quotas import NO_QUOTAS, TenantQuotas
 
 Place = tuple[int, int]
 
@@ -34,11 +43,12 @@ class Orders:
     def __init__(self, orders: Iterable[tuple[str, ControlEvent]] = ()) -> None:
         self.engagements: list[Engagement] = []
         self._limits: dict[tuple[UUID, UUID | None], list[tuple[Place, Limits]]] = {}
+        self._quotas: dict[UUID, list[tuple[Place, TenantQuotas]]] = {}
         self.last: Place = (0, 0)
         state = ControlState()
         for entry_id, order in sorted(orders, key=lambda one: order_of(one[0])):
             self.last = order_of(entry_id)
-            if isinstance(order, KillSwitchEngaged | KillSwitchReleased | LimitsSet):
+            if isinstance(order, KillSwitchEngaged | KillSwitchReleased | LimitsSet | QuotaSet | QuotaUnset):
                 state = evolve(state, entry_id, order)
                 self._remember(state, entry_id, order)
 
@@ -55,6 +65,12 @@ class Orders:
         at = bisect_right(known, order_of(position), key=lambda one: one[0])
         return known[at - 1][1] if at else None
 
+    def quotas(self, tenant_id: UUID, position: str) -> TenantQuotas:
+        """The quotas of a tenant at this position of the control stream."""
+        known = self._quotas.get(tenant_id, [])
+        at = bisect_right(known, order_of(position), key=lambda one: one[0])
+        return known[at - 1][1] if at else NO_QUOTAS
+
     def _remember(self, state: ControlState, entry_id: str, order: ControlEvent) -> None:
         match order:
             case KillSwitchEngaged() | KillSwitchReleased():
@@ -67,3 +83,7 @@ class Orders:
                 assert scope.tenant_id is not None, "validated when it was parsed"
                 owner = (scope.tenant_id, scope.user_id)
                 self._limits.setdefault(owner, []).append((order_of(entry_id), state.limits[owner]))
+            case QuotaSet(scope=scope) | QuotaUnset(scope=scope):
+                assert scope.tenant_id is not None, "validated when it was parsed"
+                quotas = state.quotas.get(scope.tenant_id, NO_QUOTAS)
+                self._quotas.setdefault(scope.tenant_id, []).append((order_of(entry_id), quotas))

@@ -27,6 +27,8 @@ from shared.events.control import (
     PriceSet,
     ProviderBreakerChanged,
     ProviderBreakerReset,
+    QuotaSet,
+    QuotaUnset,
     Scope,
     ShutoffEngaged,
     ShutoffReleased,
@@ -119,6 +121,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [] if previous is None else [_released(event.scope, previous, now, order)]
         case LimitsSet():
             return [_limits(event, order, now)]
+        case QuotaSet() | QuotaUnset():
+            return []  # each decision says which quotas it counted against, and what they were
         case PriceSet():
             return []  # each call's event says by which prices it was charged
         case KeyCreated():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from services.policy.meters import Wanted
 from services.policy.state import Book, Circumstances
 from shared.events.tasks import Task
 
@@ -21,6 +22,8 @@ class Request:
     month: str
     amount: int = 0
     """Worst-case cost in nanocents, once it is known."""
+    wanted: tuple[Wanted, ...] = ()
+    """What it would take of each quota, once its worst case is known."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,7 @@ class History(World):
         return event.model_copy(update={"id": uuid5(owner.tenant_id, f"submitted {self.serial}")})
 
     def order(self, **event: Any) -> None:
-        self.serial += 1
-        self.orders.append((f"{self.now_ms}-{self.serial}", orjson.dumps(event)))
+        self.orders.append((f"{self.now_ms}-{self.serial + 1}", orjson.dumps(event)))  # the id that it gets there
         super().order(**event)
 
     def start(self, allowed: TaskAllowed) -> None:
@@ -183,7 +182,17 @@ def _order(history: History, who: int, amount: int) -> None:
         {"type": "limits.set", "scope": user, "monthly_cents": amount * 10},
         {"type": "limits.set", "scope": {"tenant_id": user["tenant_id"]}, "hourly_cents": str(amount)},
     )[amount % 6]
-    history.order(**event)
+    history.order(**event if amount < 12 else _quota_order(user, who, amount))
+
+
+def _quota_order(user: dict[str, str], who: int, amount: int) -> dict[str, Any]:
+    return (
+        {"type": "quota.set", "scope": user, "window": "day", "tokens": 150 * amount},
+        {"type": "quota.set", "scope": {**user, "task_type": TYPES[who % 4]}, "max_in_flight": 1 + who},
+        {"type": "quota.set", "scope": {"tenant_id": user["tenant_id"]}, "window": "minute", "cents": amount},
+        {"type": "quota.set", "scope": {**user, "model": "model-0"}, "window": "hour", "calls": who, "mode": "shadow"},
+        {"type": "quota.unset", "scope": user, "window": "day", "unit": "tokens"},
+    )[amount % 5]
 
 
 def _wait(history: History, who: int, amount: int) -> None:

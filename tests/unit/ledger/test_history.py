@@ -274,6 +274,63 @@ def test_what_is_doctored_is_found_by_one_check(what: str) -> None:
     assert all(one.expected and one.found and one.entries for one in found)
 
 
+def a_day_with_quotas() -> History:
+    """One of each unit; a call that is counted, one that is uncertain, one that only a shadow would have blocked."""
+    history = History()
+    for quota in (
+        {"window": "day", "calls": 3},
+        {"window": "month", "tokens": 900},
+        {"window": "minute", "cents": 2},
+        {"max_in_flight": 2},
+        {"window": "hour", "calls": 1, "mode": "shadow"},
+    ):
+        history.order(type="quota.set", scope=TENANT_SCOPE, actor="ann", **quota)
+    call(history, history.allow(), CENT // 2)
+    uncertain = history.allow()
+    history.start(uncertain)
+    history.fail(uncertain, "uncertain")
+    history.now_ms += 60_000
+    history.resolve(uncertain, CENT // 4)
+    call(history, history.allow(), 0)
+    return history
+
+
+def of_quota(at: int, **fields: Any) -> Callable[[Entry], dict[str, Any]]:
+    """One quota's balance says something else."""
+
+    def edit_one(entry: Entry) -> dict[str, Any]:
+        quotas = list(entry.event.data.quotas)  # type: ignore[attr-defined]
+        quotas[at] = quotas[at].model_copy(update=fields)
+        return {"quotas": quotas}
+
+    return edit_one
+
+
+DOCTORED_QUOTAS: dict[str, Doctor] = {
+    "a quota is not asked": edit(TaskAllowed, lambda entry: {"quotas": entry.event.data.quotas[1:]}),  # type: ignore[attr-defined]
+    "a quota is passed": edit(TaskAllowed, of_quota(0, reserved=4)),
+    "a quota has another limit than the operator's": edit(TaskAllowed, of_quota(0, limit=4)),
+    "a quota is only a shadow": edit(TaskAllowed, of_quota(0, shadow=True)),
+    "less is reserved than the worst case": edit(TaskAllowed, of_quota(2, amount=1)),
+    "an earlier window is opened again": edit(TaskAllowed, of_quota(2, window_start="2026-01-01T00:00"), at=2),
+    "what fits is shadowed": edit(TaskAllowed, lambda entry: {"shadowed": entry.event.data.quotas[:1]}),  # type: ignore[attr-defined]
+    "a call is not counted": edit(ReservationEnded, of_quota(0, spent=0)),
+    "money is not counted": edit(ReservationEnded, of_quota(2, spent=0)),
+    "tokens that nobody stated count as none": edit(ReservationEnded, of_quota(1, spent=0)),
+    "what is uncertain is given back": edit(ReservationEnded, of_quota(2, reserved=0), at=1),
+    "a task stays in flight": edit(ReservationEnded, of_quota(3, reserved=1)),
+    "a settlement leaves a quota out": edit(ReservationEnded, lambda _: {"quotas": []}),
+}
+
+
+@pytest.mark.parametrize("what", DOCTORED_QUOTAS)
+def test_a_quota_that_is_doctored_is_found(what: str) -> None:
+    history = a_day_with_quotas()
+    assert check(entries_of(history), orders_of(history)) == []
+    found = check(DOCTORED_QUOTAS[what](entries_of(history)), orders_of(history))
+    assert {one.check for one in found} == {"history_4_quotas"}, found
+
+
 def test_a_call_after_the_kill_switch_is_found() -> None:
     history = a_good_day()
     entries = entries_of(history)
