@@ -38,18 +38,20 @@ class Registry:
 
     def decode(self, data: bytes | str | None) -> Envelope:
         """The event in an entry's `data` field. Raises UndecodableEvent."""
-        if data is None:
-            raise UndecodableEvent("the entry has no field `data`")
-        try:
-            raw = orjson.loads(data)
-        except orjson.JSONDecodeError as error:
-            raise UndecodableEvent(f"data is not JSON: {error}") from error
-        if not isinstance(raw, dict):
-            raise UndecodableEvent("data is not a JSON object")
+        raw = _loaded(data)
         payload = self._payload_type(raw)
         try:
             typed = payload.__pydantic_validator__.validate_python(raw.get("data"))
             return Envelope.__pydantic_validator__.validate_python({**raw, "data": typed})  # type: ignore[no-any-return]
+        except ValidationError as error:
+            raise UndecodableEvent(f"{raw['type']}: {first_problem(error)}") from error
+
+    def payload(self, data: bytes | str | None) -> Payload:
+        """The payload alone, for who knows the rest of the envelope already. Raises UndecodableEvent."""
+        raw = _loaded(data)
+        payload = self._payload_type(raw)
+        try:
+            return payload.__pydantic_validator__.validate_python(raw.get("data"))  # type: ignore[no-any-return]
         except ValidationError as error:
             raise UndecodableEvent(f"{raw['type']}: {first_problem(error)}") from error
 
@@ -78,6 +80,18 @@ class Registry:
                 f"{event_type} version {version} is newer than this release knows ({payload.schema_version})"
             )
         return payload
+
+
+def _loaded(data: bytes | str | None) -> dict[str, Any]:
+    if data is None:
+        raise UndecodableEvent("the entry has no field `data`")
+    try:
+        raw = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise UndecodableEvent(f"data is not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise UndecodableEvent("data is not a JSON object")
+    return raw
 
 
 def _all_events() -> Registry:

@@ -24,6 +24,8 @@ COMMANDS = {
     "key": ("keys", "app"),
     "dashboards": ("dashboards", "app"),
     "ledger": ("ledger", "app"),
+    "replay": ("replay", "replay"),
+    "state": ("state", "state"),
     "reconcile": ("reconcile", "reconcile"),
     "dead-letters": ("dead_letters", "app"),
     "tail": ("tail", "tail"),

@@ -1,0 +1,137 @@
+"""`state`: limits, breakers and switches as policy saw them at a moment that is over."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import asyncpg
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from shared.events.envelope import at as time_of
+from shared.money import to_cents
+from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, uuid
+from skeldir.cli.replay import moment
+from skeldir.past import Past, state_at
+
+Row = dict[str, Any]
+
+
+def state(
+    at: Annotated[str, typer.Option(help="When: ISO 8601, UTC.")],
+    tenant: Annotated[str | None, typer.Option(help="One tenant's, and what is for everybody.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Limits, breakers and switches as policy saw them then."""
+    at_ms = moment(at, "--at")
+    assert at_ms is not None, "it is not optional"
+    url = database_url(load_settings(), "admin_database_url")
+    try:
+        found = asyncio.run(state_at(url, at_ms, uuid(tenant, "--tenant")))
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CommandError(f"the books cannot be read: {error}") from error
+    rows = _rows(found)
+    if as_json:
+        print_json({"position": found.control.position, **rows})
+        return
+    for name, lines in rows.items():
+        if not lines:
+            out.print(f"{name.replace('_', ' ')}: none")
+            continue
+        table = Table(*lines[0], title=name.replace("_", " "))
+        for line in lines:
+            table.add_row(*("" if value is None else escape(str(value)) for value in line.values()))
+        out.print(table)
+    out.print(f"after the order {found.control.position}; limits that no operator had set are settings, and no events")
+
+
+def _rows(found: Past) -> dict[str, list[Row]]:
+    control = found.control
+    return {
+        "kill_switches": [
+            {
+                "scope": one.scope.model_dump(mode="json", exclude_none=True),
+                "reason": one.reason,
+                "actor": one.actor,
+                "since": _time(one.since_ms),
+                "until": _time(one.until_ms),
+            }
+            for one in control.switches.values()
+        ],
+        "shutoffs": [
+            {
+                "tenant_id": tenant,
+                "user_id": user,
+                "reason": one.reason,
+                "actor": one.actor,
+                "until": _time(one.until_ms),
+            }
+            for (tenant, user), one in control.shutoffs.items()
+        ]
+        + [
+            {
+                "tenant_id": owner.tenant_id,
+                "user_id": owner.user_id,
+                "reason": "hourly_threshold_exceeded",
+                "actor": None,
+                "until": _time(one.until_ms),
+            }
+            for owner, one in found.tripped.items()
+        ],
+        "limits": [
+            {
+                "tenant_id": tenant,
+                "user_id": user,
+                "hourly_cents": _cents(one.hourly),
+                "monthly_cents": _cents(one.monthly),
+                "max_in_flight": one.max_in_flight,
+            }
+            for (tenant, user), one in control.limits.items()
+        ],
+        "quotas": [
+            {"tenant_id": tenant, "scope": one.named, "unit": one.unit, "window": one.window, "limit": one.limit}
+            for tenant, quotas in control.quotas.items()
+            for one in quotas.by_id.values()
+        ],
+        "prices": [
+            {"tenant_id": tenant, "model": f"{provider}:{model}", "source": one.source, "rates": one.rates}
+            for (tenant, provider, model), one in control.prices.items()
+        ],
+        **_breakers(found),
+    }
+
+
+def _breakers(found: Past) -> dict[str, list[Row]]:
+    return {
+        "breakers_of_models": [
+            {
+                "model": ":".join(model),
+                "state": one.state.value,
+                "since": _time(one.since_ms),
+                "until": _time(one.until_ms),
+                "reason": one.reason,
+            }
+            for model, one in found.control.provider_breakers.items()
+        ],
+        "breakers": [
+            {
+                "tenant_id": owner.tenant_id,
+                "user_id": owner.user_id,
+                "state": one.state.value,
+                "failures": one.failure_count,
+                "opened": _time(one.opened_at_ms),
+                "reason": one.reason,
+            }
+            for owner, one in found.breakers.items()
+        ],
+    }
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else time_of(ms).isoformat()
+
+
+def _cents(amount: int | None) -> str | None:
+    return None if amount is None else f"{to_cents(amount):f}"
