@@ -31,6 +31,7 @@ from shared.events.control import (
 )
 from shared.events.prices import Prices
 from shared.events.tasks import TaskRef
+from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 from shared.provider_breakers import Model, ProviderBreaker, after_change, after_reset
 from shared.quotas import Quotas, quotas_after
@@ -94,10 +95,22 @@ class Key:
     since_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where events of these types go: a tenant's own, or (`tenant_id` None) everybody's."""
+
+    webhook_id: str
+    tenant_id: UUID | None
+    url: str
+    events: frozenset[str]
+    actor: str
+    since_ms: int
+
+
 @dataclass(frozen=True)
 class ControlState:
     """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256,
-    prices by tenant (None: every one), provider and model, quotas by tenant.
+    prices by tenant (None: every one), provider and model, quotas by tenant, webhooks by id.
 
     `acts` are in the stream's order; each is a person's, so there are few, and they are kept for good.
     """
@@ -110,6 +123,7 @@ class ControlState:
     prices: dict[tuple[UUID | None, str, str], Prices] = field(default_factory=dict)
     provider_breakers: dict[Model, ProviderBreaker] = field(default_factory=dict)
     quotas: Quotas = field(default_factory=dict)
+    webhooks: dict[str, Webhook] = field(default_factory=dict)
     acts: tuple[Act, ...] = ()
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
@@ -179,6 +193,12 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, acts=(*state.acts, act))
         case ProviderBreakerChanged() | ProviderBreakerReset():
             return replace(state, provider_breakers=_breakers_after(state.provider_breakers, event, entry_id))
+        case WebhookSet():
+            hook = Webhook(event.webhook_id, event.tenant_id, event.url, frozenset(event.events), event.actor, now_ms)
+            return replace(state, webhooks={**state.webhooks, event.webhook_id: hook})
+        case WebhookRemoved():
+            left = {name: hook for name, hook in state.webhooks.items() if name != event.webhook_id}
+            return replace(state, webhooks=left)
         case _:
             assert_never(event)
 

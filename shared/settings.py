@@ -110,6 +110,15 @@ class Settings(BaseSettings):
         None, ge=0, description="Reserve this for a model without a known price. None: refuse it as `unpriced`."
     )
 
+    webhook_secret_key: SecretStr | None = Field(
+        None, min_length=32, description="Webhooks' secrets derive from it. None: `skeldir up` makes one for itself."
+    )
+    webhooks_allow_private: bool = Field(False, description="Webhooks may go to private addresses, and without TLS.")
+    webhook_timeout_ms: int = Field(10_000, ge=100, description="Time one delivery to a webhook may take.")
+    webhook_retry_ms: int = Field(1000, ge=10, description="Pause after a webhook's first failure; it doubles.")
+    webhook_give_up_minutes: float = Field(1440, gt=0, description="After so long a message to a webhook is given up.")
+    webhook_max_waiting: int = Field(10_000, ge=1, description="Messages that wait for one webhook, about.")
+
     durability: str = Field("everysec", pattern="^(everysec|fsync)$", description="`fsync`: survives loss of power.")
     embedded_memory_mb: int = Field(
         0, ge=0, description="Memory bound of the embedded log server, in MiB; 0: half of the machine's."

@@ -34,6 +34,7 @@ class Running(BaseModel):
     supervisor_pid: int
     data_dir: str
     ledger_database_url: str | None = None
+    webhook_secret_key: str | None = None
 
 
 def write(running: Running, *files: Path) -> None:

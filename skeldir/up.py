@@ -102,7 +102,9 @@ class System:
         for name in SERVICES:
             wanted = getattr(self.settings, f"{name}_port")
             self.ports[name] = wanted if wanted and _is_free(wanted) else free_port()
-            child = Child(name, self._environment(name), self.data_dir / "logs" / f"{name}.log")
+            child = Child(
+                name, self._environment(name, identity["webhook_secret_key"]), self.data_dir / "logs" / f"{name}.log"
+            )
             self.children[name] = child
             await child.start()
         self.facts = self._facts(identity)
@@ -168,7 +170,7 @@ class System:
         assert self.settings.database_url is not None
         return configured or self.settings.database_url
 
-    def _environment(self, name: str) -> dict[str, str]:
+    def _environment(self, name: str, webhook_key: str) -> dict[str, str]:
         """A service's environment: its own role on both servers, its port, and whose child it is."""
         database = {"gateway": "app_user", "ledger": "skeldir_ledger"}.get(name)
         found = {
@@ -177,6 +179,9 @@ class System:
             f"SKELDIR_{name.upper()}_PORT": str(self.ports[name]),
             "SKELDIR_OWNER_PID": str(os.getpid()),
         }
+        found.pop("SKELDIR_WEBHOOK_SECRET_KEY", None)
+        if name in ("gateway", "ledger"):  # who shows a webhook's secret, once, and who signs
+            found["SKELDIR_WEBHOOK_SECRET_KEY"] = webhook_key
         found.pop("SKELDIR_ADMIN_DATABASE_URL", None)
         found.pop("SKELDIR_LEDGER_DATABASE_URL", None)
         found.pop("SKELDIR_DATABASE_URL", None)
@@ -199,7 +204,11 @@ class System:
                 "api_key": f"sk-skeldir-{secrets.token_urlsafe(32)}",
                 "operator_key": f"sk-skeldir-{secrets.token_urlsafe(32)}",
             }
+        if "webhook_secret_key" not in identity:
+            identity["webhook_secret_key"] = secrets.token_urlsafe(32)
             write_private(file, json.dumps(identity, indent=1))
+        if self.settings.webhook_secret_key is not None:
+            identity["webhook_secret_key"] = self.settings.webhook_secret_key.get_secret_value()
         redis = connect(self._redis("admin"), client_name="skeldir-up")
         try:
             control = ControlReader(redis, self.settings.control_staleness_ms)

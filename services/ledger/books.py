@@ -9,6 +9,7 @@ from services.ledger.intake import Letter, Record, Skip
 from services.ledger.projections.rows import fold
 from services.ledger.sessions import Connection
 from services.ledger.upsert import write
+from services.ledger.webhooks.outbox import Outbox
 
 _EVENT_COLUMNS = {
     "id": "uuid",
@@ -50,6 +51,7 @@ async def commit(
     records: Sequence[Record] = (),
     skips: Sequence[Skip] = (),
     letters: Sequence[Letter] = (),
+    outbox: Outbox | None = None,
 ) -> int:
     """Take all of it in one transaction; how many events were new. Raises Overtaken, or the driver's errors.
 
@@ -58,6 +60,8 @@ async def commit(
     async with connection.transaction():
         await _advance(connection, before, after)
         new = await take_in(connection, records)
+        if outbox is not None:
+            await outbox.add(connection, new)
         if skips:
             await _store_skips(connection, skips)
         if letters:

@@ -18,6 +18,8 @@ from services.ledger.overview import Overview
 from services.ledger.reports import Reporter
 from services.ledger.sources import ControlSource, LetterSource, PartitionSource
 from services.ledger.trim import Trimmer
+from services.ledger.webhooks.outbox import Outbox
+from services.ledger.webhooks.sender import Sender
 from services.ledger.writer import Writer
 from shared.clock import ServerClock
 from shared.partitions import Partition
@@ -27,6 +29,7 @@ from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
 
 READERS = 8
+SENDERS = 4
 
 
 async def serve(settings: Settings) -> None:
@@ -39,8 +42,10 @@ async def serve(settings: Settings) -> None:
     async with (
         sessions.pool(settings.database_url, name=owner, size=settings.partitions + 4) as writing,
         sessions.pool(settings.database_url, name=f"{owner}-reads", size=READERS) as reading,
+        sessions.pool(settings.database_url, name=f"{owner}-webhooks", size=SENDERS) as sending,
     ):
-        writers = make_writers(writing, redis, owner, settings)
+        outbox = Outbox(control, settings.webhook_max_waiting)
+        writers = make_writers(writing, redis, owner, settings, outbox)
 
         trimmer, reporter = Trimmer(redis, clock, settings), Reporter(writing, redis)
 
@@ -54,6 +59,7 @@ async def serve(settings: Settings) -> None:
         app = api.build(reading, door, health_routes(readiness), overview)
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
         workers.append(clock.first(trimmer.run))
+        workers.append(Sender(sending, control, outbox, settings).run)
         workers += [writer.run for writer in writers.values()]
         try:
             await run("ledger", app, settings.ledger_host, settings.ledger_port, workers, settings)
@@ -63,15 +69,18 @@ async def serve(settings: Settings) -> None:
             await redis.aclose()
 
 
-def make_writers(pool: sessions.Pool, redis: Redis, owner: str, settings: Settings) -> dict[str, Writer]:
+def make_writers(
+    pool: sessions.Pool, redis: Redis, owner: str, settings: Settings, outbox: Outbox | None = None
+) -> dict[str, Writer]:
     """A writer for each partition, one for the orders, one for the dead letters."""
     writers = {}
     for number in range(settings.partitions):
         partition = Partition(number)
         source = PartitionSource(partition)
-        writers[source.name] = Writer(pool, redis, source, partition.lease("ledger"), owner, settings, partition.ledger)
+        lease = partition.lease("ledger")
+        writers[source.name] = Writer(pool, redis, source, lease, owner, settings, partition.ledger, outbox)
     for other in (ControlSource(), LetterSource()):
         # The braces put the name under the same pattern as a partition's keys: what the ledger's user may touch.
         lease = f"{{skeldir:{other.name.replace(' ', '-')}}}:lease:ledger"
-        writers[other.name] = Writer(pool, redis, other, lease, owner, settings, None)
+        writers[other.name] = Writer(pool, redis, other, lease, owner, settings, None, outbox)
     return writers

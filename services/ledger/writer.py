@@ -21,6 +21,7 @@ from services.ledger.intake import Record, skip
 from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
 from services.ledger.sessions import Pool
 from services.ledger.sources import Batch, Page, Source
+from services.ledger.webhooks.outbox import Outbox
 from shared.control_state import order_of
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS, script
@@ -47,6 +48,7 @@ class Writer:
         owner: str,
         settings: Settings,
         ledger_key: str | None,
+        outbox: Outbox | None = None,
     ) -> None:
         self._pool = pool
         self._redis = redis
@@ -55,6 +57,7 @@ class Writer:
         self._checkpoint = script(redis, "services.ledger", "checkpoint")
         self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms)
         self._ledger_key = ledger_key
+        self._outbox = outbox
         self._positions: dict[str, str] = {}
         self._wait_s = RETRY_S
         self.token = 0
@@ -65,6 +68,8 @@ class Writer:
         log_ = log.bind(source=self._source.name)
         while True:
             try:
+                if self._outbox is not None:
+                    await self._outbox.ready()
                 self.token = await self._lease.take()
                 if self.token:
                     log_.info("leads", token=self.token)
@@ -141,8 +146,12 @@ class Writer:
         before = {stream: self._positions[stream] for stream in batch.after}
         began = time.perf_counter()
         async with self._pool.acquire() as connection:
-            new = await books.commit(connection, before, batch.after, batch.records, batch.skips, batch.letters)
+            new = await books.commit(
+                connection, before, batch.after, batch.records, batch.skips, batch.letters, self._outbox
+            )
         COMMIT_SECONDS.observe(time.perf_counter() - began)
+        if self._outbox is not None:
+            self._outbox.committed()
         self._positions.update(batch.after)
         self._source.advance(batch)
         self._count(batch, new)

@@ -24,15 +24,14 @@ from pydantic import (
 )
 
 from shared.events.decisions import BreakerState
-from shared.events.envelope import NAMESPACE, Payload
+from shared.events.envelope import NAMESPACE
+from shared.events.order import Order, Reason
 from shared.events.prices import Rate
 from shared.events.quotas import Unit, Window
 from shared.events.tasks import TaskType
+from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 from shared.partitions import CONTROL
-
-Reason = Annotated[str, Field(min_length=1, max_length=500)]
-Actor = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Scope(BaseModel):
@@ -70,14 +69,7 @@ class Scope(BaseModel):
         return self
 
 
-class _ControlEvent(Payload):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    actor: Actor = "unspecified"
-    reason: Reason
-
-
-class KillSwitchEngaged(_ControlEvent):
+class KillSwitchEngaged(Order):
     """No call starts in this scope, from now until it is released or `until` has passed."""
 
     event_type: ClassVar[str] = "kill_switch.engaged"
@@ -87,7 +79,7 @@ class KillSwitchEngaged(_ControlEvent):
     until: AwareDatetime | None = None
 
 
-class KillSwitchReleased(_ControlEvent):
+class KillSwitchReleased(Order):
     """Ends the switch that was engaged with exactly this scope."""
 
     event_type: ClassVar[str] = "kill_switch.released"
@@ -96,7 +88,7 @@ class KillSwitchReleased(_ControlEvent):
     scope: Scope = Scope()
 
 
-class _UserScoped(_ControlEvent):
+class _UserScoped(Order):
     scope: Scope
 
     @field_validator("scope")
@@ -132,7 +124,7 @@ class ShutoffReleased(_UserScoped):
     type: Literal["shutoff.released"] = "shutoff.released"
 
 
-class LimitsSet(_ControlEvent):
+class LimitsSet(Order):
     """Limits of one user, or of a tenant as a whole. What is not given stays as it was."""
 
     event_type: ClassVar[str] = "limits.set"
@@ -170,7 +162,7 @@ class QuotaScope(Scope):
         return self
 
 
-class QuotaSet(_ControlEvent):
+class QuotaSet(Order):
     """Bounds what a scope of a tenant uses in a window, from now on. Set again for the same scope, unit and window it
     goes on counting under the new limit."""
 
@@ -214,7 +206,7 @@ class QuotaSet(_ControlEvent):
         return next(one for one in (self.calls, self.tokens, self.max_in_flight) if one is not None)
 
 
-class QuotaUnset(_ControlEvent):
+class QuotaUnset(Order):
     """Ends the quota of exactly this scope, unit and window."""
 
     event_type: ClassVar[str] = "quota.unset"
@@ -239,7 +231,7 @@ class PriceRates(BaseModel):
     requests_kcount: Rate | None = None
 
 
-class PriceSet(_ControlEvent):
+class PriceSet(Order):
     """The prices of a model for one tenant (none given: for all) in place of the published ones, from now on."""
 
     event_type: ClassVar[str] = "price.set"
@@ -259,7 +251,7 @@ class PriceSet(_ControlEvent):
         return scope
 
 
-class KeyCreated(_ControlEvent):
+class KeyCreated(Order):
     """An API key, by the SHA-256 of its secret. The secret has 256 random bits, so a plain hash cannot be reversed."""
 
     event_type: ClassVar[str] = "key.created"
@@ -274,7 +266,7 @@ class KeyCreated(_ControlEvent):
     until: AwareDatetime | None = None
 
 
-class KeyRevoked(_ControlEvent):
+class KeyRevoked(Order):
     """The key with this id is refused from now on, or from `until` on (when another takes its place)."""
 
     event_type: ClassVar[str] = "key.revoked"
@@ -285,7 +277,7 @@ class KeyRevoked(_ControlEvent):
     until: AwareDatetime | None = None
 
 
-class AttemptReconciled(_ControlEvent):
+class AttemptReconciled(Order):
     """What an uncertain attempt came to, by the provider's own account. Policy ends the reservation that it holds.
 
     Of a decision that holds nothing (any more) it says nothing new, and changes nothing.
@@ -304,7 +296,7 @@ class AttemptReconciled(_ControlEvent):
         return self
 
 
-class _LetterReturned(_ControlEvent):
+class _LetterReturned(Order):
     origin: str = Field(pattern=r"^\{skeldir:[0-9]+\}:(tasks|outcomes)$", description="The stream that it came from.")
     entry_id: str = Field(pattern=r"^[0-9]+-[0-9]+$", description="Its entry in that stream.")
 
@@ -338,7 +330,7 @@ class BreakerFigures(BaseModel):
     in_a_row: int = Field(0, ge=0, description="Failures without an answer in between.")
 
 
-class _OfModel(_ControlEvent):
+class _OfModel(Order):
     # No scope: it would take a colon in a model's name for the end of a provider's.
     provider: str = Field(min_length=1, max_length=100)
     model: str = Field(min_length=1, max_length=200)
@@ -381,7 +373,9 @@ ControlEvent = Annotated[
     | DeadLetterRetried
     | DeadLetterDiscarded
     | ProviderBreakerChanged
-    | ProviderBreakerReset,
+    | ProviderBreakerReset
+    | WebhookSet
+    | WebhookRemoved,
     Field(discriminator="type"),
 ]
 

@@ -28,6 +28,7 @@ COMMANDS = {
     "state": ("state", "state"),
     "reconcile": ("reconcile", "reconcile"),
     "dead-letters": ("dead_letters", "app"),
+    "webhooks": ("webhooks", "app"),
     "tail": ("tail", "tail"),
     "doctor": ("doctor", "doctor"),
 }

@@ -21,7 +21,10 @@ from shared.events.control import (
     Scope,
     parse_control,
 )
+from shared.events.webhooks import WebhookSet
+from shared.settings import Settings
 from shared.streams.orders import publish_order
+from shared.webhook_signing import secret_of, shown
 
 _BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CONTROL_EVENTS.json_schema()}}}}
 
@@ -42,6 +45,8 @@ def router(door: Door, redis: Redis) -> APIRouter:
             if isinstance(event, ProviderBreakerChanged):
                 raise Problem(422, "invalid_control", "policy says how a breaker stands; reset it, or engage a switch")
             _within(key, event)
+            if isinstance(event, WebhookSet) and door.settings.webhook_secret_key is None:
+                raise Problem(503, "no_webhook_key", "set SKELDIR_WEBHOOK_SECRET_KEY for the gateway and the ledger")
         except Invalid as error:
             raise (too_large(str(error)) if error.too_large else Problem(422, "invalid_control", str(error))) from error
         except InvalidControl as error:
@@ -50,9 +55,17 @@ def router(door: Door, redis: Redis) -> APIRouter:
             entry_id = await publish_order(redis, orjson.dumps(raw))
         except (RedisError, OSError) as error:
             raise Problem(503, "log_unreachable", "the log cannot be reached; try again", retry_after_s=1) from error
-        return JSONResponse({"status": "published", "entry_id": entry_id, "type": event.type}, 202)
+        said = {"status": "published", "entry_id": entry_id, "type": event.type}
+        return JSONResponse({**said, **_secret(event, door.settings)}, 202, headers={"Cache-Control": "no-store"})
 
     return routes
+
+
+def _secret(event: ControlEvent, settings: Settings) -> dict[str, str]:
+    """What signs a webhook's messages: said here, and stored nowhere."""
+    if not isinstance(event, WebhookSet) or settings.webhook_secret_key is None:
+        return {}
+    return {"secret": shown(secret_of(settings.webhook_secret_key.get_secret_value(), event.webhook_id))}
 
 
 def _within(key: Key, event: ControlEvent) -> None:

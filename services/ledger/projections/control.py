@@ -35,6 +35,7 @@ from shared.events.control import (
     entry_ms,
 )
 from shared.events.envelope import at
+from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 
 KILL_SWITCHES = Table(
@@ -139,6 +140,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
                 "revoked_by": actor,
             }
             return [Patch(KEYS, row)]
+        case WebhookSet() | WebhookRemoved():
+            return []  # what is sent is no projection: see services/ledger/webhooks
         case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
             return []  # policy says what follows from it, and those events are projected
         case ProviderBreakerChanged() | ProviderBreakerReset():
@@ -159,6 +162,10 @@ def subject_of(event: ControlEvent) -> tuple[UUID | None, UUID | None, str]:
         return None, None, f"{event.origin} {event.entry_id}"
     if isinstance(event, ProviderBreakerChanged | ProviderBreakerReset):
         return None, None, storable.text(f"{event.provider}:{event.model}")
+    if isinstance(event, WebhookSet):
+        return event.tenant_id, None, event.webhook_id
+    if isinstance(event, WebhookRemoved):
+        return None, None, event.webhook_id
     return event.scope.tenant_id, event.scope.user_id, scope_key(event.scope)
 
 

@@ -1,0 +1,1 @@
+"""Events to the outside: which message goes to which webhook, the queue in the books, and the sender."""
