@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from services.policy.state import PolicyConfig
 from shared.control_state import ControlState, evolve, order_of
 from shared.events.control import (
+from shared.events.order import Reason
     ControlEvent,
     InvalidControl,
     LimitsSet,
