@@ -12,18 +12,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from services.policy.state import PolicyConfig
 from shared.control_state import ControlState, evolve, order_of
 from shared.events.control import (
-from shared.events.order import Reason
     ControlEvent,
     InvalidControl,
     LimitsSet,
     PriceSet,
     QuotaSet,
     QuotaUnset,
-    Reason,
     Scope,
     first_problem,
     parse_control,
 )
+from shared.events.order import Reason
 from shared.settings import Settings
 
 # Of the settings these are what the deciders are given (`PolicyConfig.from_settings`).
