@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.models import PROVIDERS, CompatibleProvider, ProviderName
@@ -126,10 +126,26 @@ class Settings(BaseSettings):
     trim_interval_ms: int = Field(1000, ge=50, description="How often what every reader has read is trimmed.")
     owner_pid: int | None = Field(None, description="Stop when this process is gone. Set by `skeldir up`.")
     log_level: str = Field("INFO", description="Level of the structured logs on standard error.")
+    jwt_jwks_url: str | None = Field(
+        None,
+        description="Where an identity provider publishes its keys (JWKS). With issuer and audience.",
+    )
+    jwt_issuer: str | None = Field(None, description="Issuer (`iss`) that a JWT must have.")
+    jwt_audience: str | None = Field(None, description="Audience (`aud`) that a JWT must be for.")
+    jwt_tenant_claim: str = Field("tenant_id", description="Claim of a JWT that holds the tenant's id, a UUID.")
+    jwt_user_claim: str = Field("sub", description="Claim that names the user: a UUID, or what one is made from.")
+    jwt_role_claim: str = Field("role", description="Claim that holds the role. A JWT without it is a producer's.")
     api_key: SecretStr | None = Field(None, description="Key that the command line uses against the gateway.")
     gateway_url: str | None = Field(
         None, description="Gateway for the command line (None: the running `up`) and for the console's orders."
     )
+
+    @model_validator(mode="after")
+    def _whole_identity_provider(self) -> Settings:
+        given = [self.jwt_jwks_url, self.jwt_issuer, self.jwt_audience]
+        if any(given) and not all(given):
+            raise ValueError("give all three: jwt_jwks_url, jwt_issuer and jwt_audience")
+        return self
 
     @field_validator("openai_compatible")
     @classmethod

@@ -13,6 +13,7 @@ from services.gateway.problems import Problem
 from shared.clock import Clock
 from shared.control_state import Key
 from shared.streams.control_reader import ControlReader
+from shared.token_claims import TokenKeys, TokenRefused, looks_like_token
 
 MAX_BUCKETS = 10_000
 
@@ -20,10 +21,13 @@ MAX_BUCKETS = 10_000
 class Doorkeeper:
     """Knows keys and rates. A revoked key is refused as soon as this gateway has read the order."""
 
-    def __init__(self, control: ControlReader, clock: Clock, rate_per_s: float) -> None:
+    def __init__(
+        self, control: ControlReader, clock: Clock, rate_per_s: float, tokens: TokenKeys | None = None
+    ) -> None:
         self._control = control
         self._clock = clock
         self._rate_per_s = rate_per_s
+        self._tokens = tokens
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def admit(self, request: Request, *roles: str) -> Key:
@@ -34,15 +38,26 @@ class Doorkeeper:
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
             raise Problem(401, "missing_key", "send `Authorization: Bearer <key>`")
-        # Looked up by its hash: the time this takes tells nothing about any key.
-        digest = hashlib.sha256(secret.strip().encode()).hexdigest()
-        key = self._control.state.key_for(digest, self._clock.now_ms())
-        if key is None:
-            raise Problem(401, "unknown_key", "this key is not known, was revoked, or has ended")
+        key = self._key_of(secret.strip())
         if roles and key.role not in roles:
             raise Problem(403, "wrong_role", f"this key has the role {key.role}; {' or '.join(roles)} is needed")
         self._spend(key.key_id)
         return key
+
+    def _key_of(self, secret: str) -> Key:
+        # Looked up by its hash: the time this takes tells nothing about any key.
+        digest = hashlib.sha256(secret.encode()).hexdigest()
+        key = self._control.state.key_for(digest, self._clock.now_ms())
+        if key is not None:
+            return key
+        if self._tokens is None or not looks_like_token(secret):
+            raise Problem(401, "unknown_key", "this key is not known, was revoked, or has ended")
+        try:
+            return self._tokens.key_of(secret, self._clock.now_ms())
+        except TokenRefused as refused:
+            if refused.kind == "unavailable":
+                raise Problem(503, "identity_unavailable", str(refused), retry_after_s=2) from refused
+            raise Problem(401, "invalid_token", str(refused)) from refused
 
     def _spend(self, key_id: str) -> None:
         """One request from the key's token bucket, which holds a second's worth."""

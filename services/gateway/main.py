@@ -27,6 +27,7 @@ from shared.service import Worker, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.token_claims import token_keys
 
 
 async def serve(settings: Settings) -> None:
@@ -47,7 +48,8 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
     """The application, and what must run beside it. `name` is this gateway's alone, also after it has died."""
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
     acceptor, results = Acceptor(redis, Recognition(history), settings), Results(redis, settings.partitions)
-    capacity, keeper = Capacity(redis), Doorkeeper(control, clock, settings.rate_limit_per_second)
+    capacity, tokens = Capacity(redis), token_keys(settings)
+    keeper = Doorkeeper(control, clock, settings.rate_limit_per_second, tokens)
     listening = Listening(redis, settings.partitions, name)
     door = Door(keeper, acceptor, capacity, results, listening, history, clock, settings)
     inbox = GroupReader(
@@ -76,4 +78,6 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
         *results.readers(),
         *Replies(redis, name, settings).workers(),
     ]
+    if tokens is not None:
+        workers.append(tokens.follow)
     return application(door, redis, readiness), workers

@@ -11,6 +11,7 @@ from services.ledger.sessions import AUDITOR, OPERATOR, USER
 from shared.clock import Clock
 from shared.control_state import Key
 from shared.streams.control_reader import ControlReader
+from shared.token_claims import TokenKeys, TokenRefused, looks_like_token
 
 
 class Refused(Exception):
@@ -43,9 +44,10 @@ class View:
 class Doorkeeper:
     """Knows the keys, as fresh as the control stream."""
 
-    def __init__(self, control: ControlReader, clock: Clock) -> None:
+    def __init__(self, control: ControlReader, clock: Clock, tokens: TokenKeys | None = None) -> None:
         self._control = control
         self._clock = clock
+        self._tokens = tokens
 
     def admit(self, authorization: str | None, tenant: str | None, user: str | None) -> View:
         """The view of the key in an `Authorization: Bearer` header, narrowed to a tenant and a user. Raises Refused."""
@@ -54,11 +56,19 @@ class Doorkeeper:
             raise Refused(401, "send `Authorization: Bearer <key>`")
         if self._control.is_stale:
             raise Refused(503, "keys cannot be checked: the control stream cannot be read")
-        digest = hashlib.sha256(secret.strip().encode()).hexdigest()
+        return view(self._key_of(secret.strip()), parse_id("tenant_id", tenant), parse_id("user_id", user))
+
+    def _key_of(self, secret: str) -> Key:
+        digest = hashlib.sha256(secret.encode()).hexdigest()
         key = self._control.state.key_for(digest, self._clock.now_ms())
-        if key is None:
+        if key is not None:
+            return key
+        if self._tokens is None or not looks_like_token(secret):
             raise Refused(401, "this key is unknown, revoked, or past its end")
-        return view(key, parse_id("tenant_id", tenant), parse_id("user_id", user))
+        try:
+            return self._tokens.key_of(secret, self._clock.now_ms())
+        except TokenRefused as refused:
+            raise Refused(503 if refused.kind == "unavailable" else 401, str(refused)) from refused
 
 
 def view(key: Key, tenant_id: UUID | None, user_id: UUID | None) -> View:

@@ -27,6 +27,7 @@ from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.token_claims import token_keys
 
 READERS = 8
 SENDERS = 4
@@ -55,12 +56,16 @@ async def serve(settings: Settings) -> None:
             keys = "the control stream cannot be read" if control.is_stale else None
             return {"keys": keys, "database": reporter.problem, **checks}
 
-        door, overview = Doorkeeper(control, clock), Overview(reading, redis, control, clock, settings.partitions)
+        tokens = token_keys(settings)
+        door = Doorkeeper(control, clock, tokens)
+        overview = Overview(reading, redis, control, clock, settings.partitions)
         app = api.build(reading, door, health_routes(readiness), overview)
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
         workers.append(clock.first(trimmer.run))
         workers.append(Sender(sending, control, outbox, settings).run)
         workers += [writer.run for writer in writers.values()]
+        if tokens is not None:
+            workers.append(tokens.follow)
         try:
             await run("ledger", app, settings.ledger_host, settings.ledger_port, workers, settings)
         finally:
