@@ -4,36 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
-import orjson
 import typer
 from redis.asyncio import Redis
-from rich.markup import escape
+from redis.exceptions import RedisError
+from rich.text import Text
 
+from shared.events.control import entry_ms
+from shared.events.envelope import at
 from shared.partitions import CONTROL, Partition, partition_for
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
 from shared.streams.read import Entry, read_after
-from skeldir.cli.context import out, uuid, with_redis
+from skeldir.cli import event_line
+from skeldir.cli.context import Json, err, out, print_json, uuid, with_redis
 
 PAGE = 200
+RETRY_S = 1.0
 COLOURS = {
     "task.submitted": "cyan",
     "task.allowed": "blue",
     "task.blocked": "yellow",
     "task.succeeded": "green",
     "task.failed": "red",
+    "breaker.changed": "magenta",
+    "provider_breaker.changed": "magenta",
+    "limit.neared": "yellow",
+    "shutoff.tripped": "red",
+    "kill_switch.engaged": "bold red",
+    "kill_switch.released": "bold green",
 }
 
 
 def tail(
     tenant: Annotated[str | None, typer.Option(help="Only this tenant's events.")] = None,
     request: Annotated[str | None, typer.Option(help="Only the events of this request id.")] = None,
+    as_json: Json = False,
     from_start: Annotated[bool, typer.Option("--from-start", help="Begin with what is still in the log.")] = False,
 ) -> None:
-    """Live events, one a line, until Ctrl-C."""
+    """Live events, one a line, until Ctrl-C; with --json one document a line, without prompts."""
     tenant_id = uuid(tenant, "--tenant")
 
     async def follow(redis: Redis, settings: Settings) -> None:
@@ -45,9 +56,15 @@ def tail(
                 newest = await redis.xrevrange(stream, count=1)
                 after[stream] = newest[0][0].decode() if newest else "0-0"
         while True:
-            for stream, page in (await read_after(redis, after, PAGE, BLOCK_MS)).items():
+            try:
+                pages = await read_after(redis, after, PAGE, BLOCK_MS)
+            except RedisError as error:  # it may come back, and what happened meanwhile is shown then
+                err.print(f"the log cannot be reached: {error}", markup=False)
+                await asyncio.sleep(RETRY_S)
+                continue
+            for stream, page in pages.items():
                 for entry in page:
-                    _print(stream, entry, tenant_id, request)
+                    _print(stream, entry, tenant_id, request, as_json)
                 after[stream] = page[-1][0].decode()
 
     with suppress(asyncio.CancelledError, KeyboardInterrupt):
@@ -58,20 +75,18 @@ def _streams(partition: Partition) -> tuple[str, str, str]:
     return partition.tasks, partition.decisions, partition.outcomes
 
 
-def _print(stream: str, entry: Entry, tenant_id: UUID | None, request: str | None) -> None:
-    try:
-        event: dict[str, Any] = orjson.loads(entry[1].get(b"data", b"{}"))
-    except orjson.JSONDecodeError:
-        event = {"type": "unreadable"}
-    data = event.get("data", event)
-    task = data.get("task", {}) if isinstance(data, dict) else {}
-    if tenant_id is not None and event.get("tenantid") != str(tenant_id):
+def _print(stream: str, entry: Entry, tenant_id: UUID | None, request: str | None, as_json: bool) -> None:
+    event = event_line.read(entry)
+    if not event_line.concerns(event, tenant_id, request):
         return
-    if request is not None and task.get("request_id") != request:
+    if as_json:
+        print_json({"stream": stream, "entry_id": entry[0].decode(), "event": event_line.without_prompt(event)})
         return
-    kind = str(event.get("type"))
-    said = " ".join(f"{name}={data[name]}" for name in ("reason", "how", "state", "scope", "actor") if data.get(name))
-    where = task.get("request_id") or event.get("subject") or ""
-    colour = COLOURS.get(kind, "white")
-    moment = str(event.get("time") or entry[0].decode())
-    out.print(f"[dim]{moment[:23]:23}[/dim] [{colour}]{kind:18}[/{colour}] {escape(str(where))} {escape(said)}")
+    kind = event_line.plain(event.get("type"))
+    moment = event_line.plain(event.get("time") or at(entry_ms(entry[0])).isoformat())
+    line = Text.assemble(
+        (f"{moment[:23]:23} ", "dim"),
+        (f"{kind:22} ", COLOURS.get(kind, "white")),
+        f"{event_line.where(event)} {event_line.said(event)}",
+    )
+    out.print(line, soft_wrap=True)
