@@ -12,6 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.ledger import api, sessions
+from services.ledger.console.logins import Logins
+from services.ledger.console.orders import Orders
+from services.ledger.console.routes import Console
 from services.ledger.keys import Doorkeeper
 from services.ledger.metrics import LEADS
 from services.ledger.overview import Overview
@@ -59,10 +62,11 @@ async def serve(settings: Settings) -> None:
         tokens = token_keys(settings)
         door = Doorkeeper(control, clock, tokens)
         overview = Overview(reading, redis, control, clock, settings.partitions)
+        console = Console(reading, door, overview, Logins(clock), Orders(settings.gateway_url))
         app = api.build(reading, door, health_routes(readiness), overview)
+        console.attach(app)
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
-        workers.append(clock.first(trimmer.run))
-        workers.append(Sender(sending, control, outbox, settings).run)
+        workers += [clock.first(trimmer.run), Sender(sending, control, outbox, settings).run, console.run]
         workers += [writer.run for writer in writers.values()]
         if tokens is not None:
             workers.append(tokens.follow)

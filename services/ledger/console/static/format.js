@@ -1,0 +1,47 @@
+// How numbers, times and names read. Amounts come in cents and are shown in dollars.
+
+const whole = new Intl.NumberFormat("en-US");
+const cents = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD" });
+const large = new Intl.NumberFormat("en-US", { style: "currency", currency: "USD", maximumFractionDigits: 0 });
+
+export const count = (number) => whole.format(number ?? 0);
+
+export function money(amount) {
+  if (amount === null || amount === undefined) return "–";
+  const dollars = Number(amount) / 100;
+  if (dollars === 0) return "$0";
+  if (Math.abs(dollars) >= 10000) return large.format(dollars);
+  if (Math.abs(dollars) >= 0.1) return cents.format(dollars);
+  return `$${Number(dollars.toPrecision(2)).toFixed(8).replace(/0+$/, "")}`;
+}
+
+export function duration(ms) {
+  if (ms === null || ms === undefined) return "–";
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(ms < 10_000 ? 1 : 0)} s`;
+  if (ms < 3_600_000) return `${Math.floor(ms / 60_000)} min`;
+  if (ms < 86_400_000) return `${Math.floor(ms / 3_600_000)} h ${Math.floor((ms % 3_600_000) / 60_000)} min`;
+  return `${Math.floor(ms / 86_400_000)} d`;
+}
+
+export const ago = (time, now = Date.now()) => `${duration(Math.max(0, now - new Date(time)))} ago`;
+export const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+export const moment = (time) => (time ? new Date(time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }) : "–");
+export const short = (id) => (id ? String(id).slice(0, 8) : "–");
+export const percent = (part, of) => (of ? `${Math.round((100 * part) / of)} %` : "0 %");
+export const words = (name) => String(name ?? "").replaceAll("_", " ").replace(/^provider kill switch$/, "kill switch").replace(/:/, ": ");
+export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+
+/** What a kill switch covers, in words. */
+export function scopeWords(scope) {
+  const parts = [
+    scope.user_id ? `user ${short(scope.user_id)}` : null,
+    scope.tenant_id ? `tenant ${short(scope.tenant_id)}` : null,
+    scope.model ? `model ${scope.provider ? `${scope.provider}:` : ""}${scope.model}` : scope.provider ? `provider ${scope.provider}` : null,
+    scope.task_type ? `${words(scope.task_type)} tasks` : null,
+  ].filter(Boolean);
+  return parts.length ? parts.join(", ") : "everything";
+}
+
+export const scopeOf = (row) =>
+  Object.fromEntries(["tenant_id", "user_id", "provider", "model", "task_type"].filter((key) => row[key]).map((key) => [key, row[key]]));

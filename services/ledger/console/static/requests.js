@@ -1,0 +1,74 @@
+// Search: which requests were there, and what became of them.
+
+import { h } from "./dom.js";
+import { duration, moment, money, short, words } from "./format.js";
+import { read } from "./server.js";
+
+const AGES = { "": "any time", 900: "15 minutes", 3600: "hour", 86400: "day", 604800: "week" };
+const PAGE = 50;
+
+export class Requests {
+  constructor(query, session) {
+    this.query = query;
+    const choice = (name, options) => h("select", { name, id: `f-${name}` }, Object.entries(options).map(([value, text]) => h("option", { value, selected: (query.get(name) ?? "") === value }, text)));
+    const field = (name, label, control) => h("div.field", {}, h("label", { for: `f-${name}` }, label), control);
+    const text = (name, hint) => h("input", { name, id: `f-${name}`, value: query.get(name) ?? "", placeholder: hint, autocomplete: "off", spellcheck: "false", maxlength: 300 });
+    const same = (...names) => Object.fromEntries(names.map((name) => [name, name ? words(name) : "any"]));
+    this.form = h("form.filters", { role: "search", onsubmit: (event) => this.submit(event) },
+      h("div.field.grow", {}, h("label", { for: "f-q" }, "Request, correlation or task id"), text("q", "abc* finds what starts so")),
+      field("status", "Ended", choice("status", same("", "success", "blocked", "failed", "pending"))),
+      field("reason", "Reason", text("reason", "any")),
+      field("task_type", "Task type", choice("task_type", same("", "route", "explanation", "investigation", "budget_optimization"))),
+      field("model", "Model", text("model", "any")),
+      field("age", "In the last", choice("age", AGES)),
+      session.role === "operator" ? field("tenant_id", "Tenant", text("tenant_id", "any")) : null,
+      h("button.primary", { type: "submit" }, "Search"));
+    this.rows = h("tbody");
+    this.more = h("button", { type: "button", hidden: true, onclick: () => this.load(this.next) }, "Older");
+    this.note = h("p.empty", { role: "status" }, "Searching");
+    this.csv = h("a", { download: "calls.csv" }, "Download as CSV");
+    this.element = h("div", {}, h("h1", {}, "Requests"), this.form,
+      h("section.card", { "aria-label": "Found" }, h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Requests found" },
+        h("table", {}, h("thead", {}, h("tr", {}, ["When", "Request", "Type", "Model", "Ended", "Took", "Cost"].map((name) => h("th", { scope: "col", class: ["Took", "Cost"].includes(name) ? "end" : null }, name)))), this.rows)),
+      this.note, h("div.foot", {}, this.more, this.csv)));
+    this.load(null);
+  }
+
+  leave() {}
+  show() {}
+
+  submit(event) {
+    event.preventDefault();
+    const filled = [...new FormData(this.form)].filter(([, value]) => value !== "");
+    const hash = `#/requests?${new URLSearchParams(filled)}`;
+    if (location.hash === hash) this.load(null);
+    else location.hash = hash;
+  }
+
+  async load(before) {
+    const { age, ...wanted } = Object.fromEntries(this.query);
+    const asked = { ...wanted, limit: PAGE, since: age ? new Date(Date.now() - age * 1000).toISOString() : null };
+    const query = new URLSearchParams(Object.entries({ ...asked, limit: 500, format: "csv" }).filter(([, value]) => value));
+    this.csv.href = `/v1/calls?${query}`;
+    try {
+      const found = await read("/v1/calls", { ...asked, before });
+      if (!before) this.rows.replaceChildren();
+      this.rows.append(...found.calls.map(line));
+      this.next = found.next;
+      this.more.hidden = !found.next;
+      this.note.textContent = this.rows.children.length ? "" : "Nothing was found. Try fewer filters, or a longer time.";
+    } catch (error) {
+      this.note.textContent = error.message;
+    }
+  }
+}
+
+export const ended = (call) => h(`span.tag.${{ success: "ok", blocked: "warn", failed: "bad" }[call.status] ?? "none"}`, {}, call.status === "success" ? (call.was_cached ? "cached" : "answered") : words(call.status));
+
+function line(call) {
+  return h("tr", {}, h("td.nowrap", {}, moment(call.created_at)),
+    h("td", {}, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, call.request_id.length > 26 ? `${call.request_id.slice(0, 24)}…` : call.request_id)),
+    h("td", {}, words(call.task_type)), h("td", {}, `${call.provider}:${call.model}`),
+    h("td", {}, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
+    h("td.end", {}, call.provider_attempted && call.ended_at ? duration(call.latency_ms) : "–"), h("td.end", { title: short(call.user_id) }, money(call.cost_cents)));
+}
