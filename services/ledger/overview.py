@@ -23,7 +23,10 @@ from services.ledger.sessions import Connection, Pool
 from shared.clock import Clock
 from shared.control_acts import LetterReturned
 from shared.control_state import order_of
+from shared.events.decisions import BreakerState
+from shared.events.envelope import at
 from shared.partitions import DEAD_LETTERS
+from shared.provider_breakers import Model, ProviderBreaker
 from shared.streams.control_reader import ControlReader
 
 FRESH_S = 1.0
@@ -86,7 +89,7 @@ class Overview:
         states, flow = await asyncio.gather(
             self._once(view, "states", lambda: self._states(view)), self._once(view, "flow", lambda: self._flow(view))
         )
-        found = {"at": datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC), **states, **flow}
+        found = {"at": at(self._clock.now_ms()), **states, **flow}
         if view.is_operator:
             found |= await self._once(view, "log", self._log)
         return found
@@ -138,7 +141,9 @@ class Overview:
         }
         letters = [_letter(entry_id, fields) for entry_id, fields in found]
         still = [one for one in letters if not _is_dealt_with(one, returned)]
+        models = self._control.state.provider_breakers
         return {
+            "models": [_model(model, one) for model, one in models.items() if one.state != BreakerState.CLOSED],
             "lag": await lags(self._redis, self._partitions, self._clock.now_ms()),
             "dead_letters": {"waiting": len(still), "newest": still[:MOST]},
         }
@@ -188,6 +193,12 @@ async def _listed(
 def _letter(entry_id: bytes, fields: dict[bytes, bytes]) -> dict[str, str]:
     kept = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("origin", "entry_id", "reason")}
     return {"letter_id": entry_id.decode(), **kept}
+
+
+def _model(model: Model, breaker: ProviderBreaker) -> dict[str, Any]:
+    until = None if breaker.until_ms is None else at(breaker.until_ms)
+    named = {"provider": model[0], "model": model[1], "state": breaker.state, "reason": breaker.reason}
+    return {**named, "since": at(breaker.since_ms), "until": until}
 
 
 def _is_dealt_with(letter: dict[str, str], returned: dict[tuple[str, str], str]) -> bool:

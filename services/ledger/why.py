@@ -8,8 +8,8 @@ from typing import Any
 
 from shared.money import to_cents
 
-# Amounts in an explanation are nanocents, as everywhere in events.
-AMOUNTS = ("spent", "reserved", "cap", "threshold", "wanted", "settled", "overrun", "max_cost")
+# Amounts in an explanation are nanocents, as everywhere in events; a quota's only where it counts money.
+AMOUNTS = ("spent", "reserved", "cap", "threshold", "wanted", "limit")
 
 Event = Mapping[str, Any]
 
@@ -37,6 +37,7 @@ def verdict(events: Sequence[Event]) -> dict[str, Any] | None:
         found |= {"reason": data["reason"], "rule": data["rule"], "saw": seen}
         return {**found, "sentence": sentence(data["reason"], data["rule"], seen)}
     found["limits"] = [_balance(balance) for balance in data.get("balances", [])]
+    found["quotas"] = [_plain(quota) for quota in data.get("quotas", [])]
     found["reserved_cents"] = to_cents(data["reservation"]["amount"])
     return {**found, "sentence": "Every rule let it pass; its worst-case cost was reserved under each limit."}
 
@@ -56,6 +57,10 @@ def sentence(reason: str, rule: str, saw: Mapping[str, Any]) -> str:
             return _no_room(whose, "month", saw, saw.get("cap_cents"))
         case _, "max_in_flight_exceeded":
             return f"The {whose} had {saw.get('in_flight')} tasks under way, and may have {saw.get('bound')}."
+        case _, "quota_exceeded":
+            return _quota(saw)
+        case _, "provider_breaker_open":
+            return f"The circuit breaker of {saw.get('provider')}:{saw.get('model')} was open, for every tenant."
         case _, "breaker_open":
             failures = f" after {saw['failures']} failures in a row" if saw.get("failures") else ""
             return f"The user's circuit breaker was open{failures}: the provider was not called."
@@ -74,16 +79,26 @@ def _no_room(whose: str, window: str, saw: Mapping[str, Any], cap: Any) -> str:
     return f"{text}: nothing more goes out until it ends."
 
 
-def _plain(explanation: Mapping[str, Any]) -> dict[str, Any]:
-    """The explanation with its amounts in cents, so named."""
-    return {
-        f"{name}_cents" if _is_amount(name, value) else name: to_cents(value) if _is_amount(name, value) else value
-        for name, value in explanation.items()
-    }
+def _quota(saw: Mapping[str, Any]) -> str:
+    money, unit = saw.get("unit") == "money", str(saw.get("unit")).replace("_", " ")
+    used, reserved, limit, wanted = (
+        saw.get(f"{name}_cents" if money else name, 0) for name in ("spent", "reserved", "limit", "wanted")
+    )
+    window = f" in this {saw['window']}" if saw.get("window") else ""
+    what = f"{limit} {'cents' if money else unit}{window}"
+    return f"A quota of {what} had {used} used and {reserved} reserved; {wanted} more did not fit."
 
 
-def _is_amount(name: str, value: Any) -> bool:
-    return name in AMOUNTS and isinstance(value, int) and not isinstance(value, bool)
+def _plain(seen: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rule saw, with its amounts in cents, so named."""
+    amounts = AMOUNTS if seen.get("unit", "money") == "money" else ()
+    found: dict[str, Any] = {}
+    for name, value in seen.items():
+        if name in amounts and isinstance(value, int):
+            found[f"{name}_cents"] = to_cents(value)
+        else:
+            found[name] = value
+    return found
 
 
 def _balance(balance: Mapping[str, Any]) -> dict[str, Any]:

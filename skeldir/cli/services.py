@@ -77,6 +77,7 @@ def _show(facts: Running) -> None:
     table.add_row("gateway", facts.gateway_url)
     table.add_row("", f"{facts.gateway_url}/docs")
     table.add_row("ledger", facts.ledger_url)
+    table.add_row("console", f"{facts.ledger_url}/console")
     table.add_row("tenant", str(facts.tenant_id))
     table.add_row("user", str(facts.user_id))
     table.add_row("key", facts.api_key)

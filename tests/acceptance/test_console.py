@@ -39,10 +39,10 @@ def console(browser: Browser, stack: Stack) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
     page = context.new_page()
     said: list[str] = []
+    home: str = stack.ready["ledger_url"]
     page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: said.append(request.url) if not request.url.startswith(home) else None)
-    home = stack.ready["ledger_url"]
     page.add_init_script(
         "addEventListener('securitypolicyviolation', (event) => console.error('policy', event.violatedDirective))"
     )
@@ -65,7 +65,7 @@ def test_the_overview_shows_the_books(console: Page, stack: Stack) -> None:
         cents = sum(row["cost_cents"] for row in minutes)
         numbers = console.locator(".number .value").all_inner_texts()
         spent = float(re.sub(r"[$,]", "", numbers[0])) * 100
-        return int(numbers[1].replace(",", "")) == calls > 0 and abs(spent - cents) <= max(0.5, 0.06 * cents)
+        return bool(int(numbers[1].replace(",", "")) == calls > 0 and abs(spent - cents) <= max(0.5, 0.06 * cents))
 
     eventually(shown, "the page shows what the read API says")
     expect(console.locator(".uplot canvas")).to_have_count(2)

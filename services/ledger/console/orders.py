@@ -1,7 +1,7 @@
 """Orders that an operator gives in the console: passed on to the gateway with the operator's own key.
 
 The ledger's Redis user may not publish orders, and shall not: who takes this service over can read the books, but stop
-or start nothing (docs/adr).
+or start nothing (docs/adr/0013-the-console-passes-orders-on.md).
 """
 
 from __future__ import annotations

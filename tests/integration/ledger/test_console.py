@@ -118,7 +118,7 @@ async def test_the_live_stream_is_one_recorded_look(
     reply = await page.client.get("/console/live")
     assert reply.headers["content-type"].startswith("text/event-stream")
     events = [part for part in reply.text.split("\n\n") if part]
-    assert len(events) > 1
+    assert events
     assert len(orjson.loads(events[0].partition("data: ")[2])["minutes"]) == 60
     rows = await as_ledger.fetch("SELECT what FROM read_audit WHERE key_tenant_id = $1", page.bench.tenant)
     assert [row["what"] for row in rows] == ["console"]

@@ -14,6 +14,7 @@ export function act(kind, subject = {}) {
     limits: () => setLimits(subject),
     release: () => confirm(`Release the kill switch on ${scopeWords(subject)}?`, "Calls in its scope start again at once.", "Release", { type: "kill_switch.released", scope: scopeOf(subject) }),
     "shutoff.release": () => confirm(`Release the shutoff of user ${short(subject.user_id)}?`, "The user's calls start again, as far as their limits allow.", "Release", { type: "shutoff.released", scope: scopeOf(subject) }),
+    "model.reset": () => confirm(`Reset the breaker of ${subject.provider}:${subject.model}?`, "Its calls start again at once, for every tenant; what it has counted is forgotten.", "Reset", { type: "provider_breaker.reset", provider: subject.provider, model: subject.model }),
     "letter.retry": () => confirm("Retry this dead letter?", `${subject.origin} ${subject.entry_id}: it is taken in again, then those of the same task behind it.`, "Retry", { type: "dead_letter.retried", origin: subject.origin, entry_id: subject.entry_id }),
     "letter.discard": () => confirm("Discard this dead letter for good?", `${subject.origin} ${subject.entry_id} is given up; those behind it are taken in.`, "Discard", { type: "dead_letter.discarded", origin: subject.origin, entry_id: subject.entry_id }, true),
     goto: () => { const place = document.getElementById(subject.place); place?.scrollIntoView({ block: "center" }); place?.focus({ preventScroll: true }); },

@@ -49,7 +49,7 @@ class Chart {
     const bars = uPlot.paths.bars({ size: [0.72, 28], radius: 0.12 });
     this.plot = new uPlot({
       ...this.size(),
-      padding: [8, 8, 0, 0],
+      padding: [8, 18, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
       scales: { x: { range: (_, low, high) => [low - this.step / 2, high + this.step / 2] }, y: { range: (_, __, high) => [0, Math.max(high * 1.08, this.series.length > 1 ? 1 : 0.0001)] } },

@@ -6,7 +6,7 @@ const FULL = 100, NEAR = 80, SLOW_S = 5, STUCK_S = 30, FAILING = 0.2, ENOUGH = 1
 
 /** The problems, worst first: {level: "bad" | "warn", title, detail, act?: {kind, row}}. */
 export function findings(data) {
-  return [...stops(data), ...spending(data), ...breakers(data), ...failing(data), ...log(data)]
+  return [...stops(data), ...spending(data), ...models(data), ...breakers(data), ...failing(data), ...log(data)]
     .sort((a, b) => (a.level === b.level ? 0 : a.level === "bad" ? -1 : 1));
 }
 
@@ -28,7 +28,7 @@ function stops({ switches = [], shutoffs = [], caps = [] }) {
       title: `User ${short(row.user_id)} is shut off`,
       detail: `${words(row.reason)}; until ${row.disabled_until ? new Date(row.disabled_until).toLocaleTimeString("en-GB") : "released"}`,
       act: row.manual_engaged ? { kind: "shutoff.release", label: "Release", row } : null,
-    }), (n) => ({ key: "shutoffs", level: "warn", title: `${count(n)} users are shut off`, detail: "See Stops in force, below." })),
+    }), (n) => ({ key: "shutoffs", level: "warn", title: `${count(n)} users are shut off`, detail: "By a limit of theirs, or by an operator.", act: goto("stops") })),
   ];
 }
 
@@ -44,7 +44,18 @@ function spending({ caps = [] }) {
     key: "caps",
     level: near.some((row) => row.used_pct >= FULL && row.scope === "tenant") ? "bad" : "warn",
     title: `${count(n)} limits are near or reached`,
-    detail: `${near.filter((row) => row.used_pct >= FULL).length} reached. See Spend against limits, below.`,
+    detail: `${near.filter((row) => row.used_pct >= FULL).length} reached`,
+    act: goto("spend"),
+  }));
+}
+
+function models({ models = [] }) {
+  return models.map((row) => ({
+    key: `model ${row.provider}:${row.model}`,
+    level: row.state === "open" ? "bad" : "warn",
+    title: `${row.provider}:${row.model} is cut off for everyone: breaker ${words(row.state)}`,
+    detail: `${row.reason}, ${ago(row.since)}`,
+    act: { kind: "model.reset", label: "Reset", row },
   }));
 }
 
@@ -54,7 +65,7 @@ function breakers({ breakers = [] }) {
     level: "warn",
     title: `Breaker ${words(row.state)} for user ${short(row.user_id)}`,
     detail: `${plural(row.failure_count, "failure")} in a row; ${words(row.reason)}, ${ago(row.updated_at)}`,
-  }), (n) => ({ key: "breakers", level: "warn", title: `${count(n)} breakers are open`, detail: "The provider fails for these users. See Stops in force, below." }));
+  }), (n) => ({ key: "breakers", level: "warn", title: `${count(n)} breakers are open`, detail: "The provider fails for these users.", act: goto("stops") }));
 }
 
 function failing({ minutes = [] }) {
@@ -70,10 +81,12 @@ function log({ lag = [], dead_letters: letters, uncertain }) {
     const worst = Math.max(0, ...lag.map((row) => row[reader]));
     if (worst > SLOW_S) found.push({ key: reader, level: worst > STUCK_S ? "bad" : "warn", title: `${name} ${name === "Executors" ? "are" : "is"} ${duration(worst * 1000)} behind`, detail: `${what}; look at skeldir doctor` });
   }
-  if (letters?.waiting) found.push({ key: "letters", level: "warn", title: plural(letters.waiting, "dead letter"), detail: "Entries that could not be processed wait for a person.", act: { kind: "goto", label: "Show", place: "letters" } });
-  if (uncertain?.attempts) found.push({ key: "uncertain", level: "warn", title: plural(uncertain.attempts, "uncertain attempt"), detail: `${money(uncertain.held_cents)} is held as perhaps spent, until skeldir reconcile`, act: { kind: "goto", label: "Show", place: "uncertain" } });
+  if (letters?.waiting) found.push({ key: "letters", level: "warn", title: plural(letters.waiting, "dead letter"), detail: "Entries that could not be processed wait for a person.", act: goto("letters") });
+  if (uncertain?.attempts) found.push({ key: "uncertain", level: "warn", title: plural(uncertain.attempts, "uncertain attempt"), detail: `${money(uncertain.held_cents)} is held as perhaps spent, until skeldir reconcile`, act: goto("uncertain") });
   return found;
 }
+
+const goto = (place) => ({ kind: "goto", label: "Show", place });
 
 /** Each by itself while they are few; else all in one line. */
 const some = (rows, few, one, all) => (rows.length <= few ? rows.map(one) : [all(rows.length)]);

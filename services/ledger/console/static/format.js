@@ -15,6 +15,9 @@ export function money(amount) {
   return `$${Number(dollars.toPrecision(2)).toFixed(8).replace(/0+$/, "")}`;
 }
 
+/** To the last unit, where a limit was missed by little. */
+export const exactly = (amount) => `$${(Number(amount) / 100).toFixed(8).replace(/(\.\d{2}\d*?)0+$/, "$1")}`;
+
 export function duration(ms) {
   if (ms === null || ms === undefined) return "–";
   if (ms < 1000) return `${Math.round(ms)} ms`;

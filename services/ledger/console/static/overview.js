@@ -68,7 +68,7 @@ export class Overview {
     const may = this.session.may_order;
     draw(this.places.caps, data.caps, (rows) => caps(rows, may));
     draw(this.places.reasons, data.reasons, reasons);
-    draw(this.places.stops, [data.switches, data.shutoffs, data.breakers], () => stops(data, may));
+    draw(this.places.stops, [data.switches, data.shutoffs, data.breakers, data.models], () => stops(data, may));
     draw(this.places.log, data.lag ?? [], log);
     draw(this.places.letters, data.dead_letters ?? {}, (letters) => deadLetters(letters, may));
     draw(this.places.uncertain, data.uncertain, (held) => uncertain(held, this.session));
@@ -93,7 +93,7 @@ function numbers(data, total) {
   const calls = data.minutes.map((minute) => Number(minute.success) + Number(minute.blocked) + Number(minute.failed) + Number(minute.pending));
   const number = (label, value, below, drawing) => h("div.number", {}, h("h2", {}, label), h("p.value", {}, value), h("p.below", {}, below), drawing);
   return [
-    number("Spent in the last hour", money(total.cost_cents), `${money(sum(data.minutes.slice(-5)).cost_cents / 5)} a minute now, ${money(data.month.cost_cents)} this month`, sparkline(each("cost_cents"), "Cost by minute")),
+    number("Spent in the last hour", money(total.cost_cents), `${money(sum(data.minutes.slice(-5)).cost_cents / 5)} a minute, ${money(data.month.cost_cents)} this month`, sparkline(each("cost_cents"), "Cost by minute")),
     number("Calls in the last hour", count(total.calls), `${count(Math.round(sum(data.minutes.slice(-5)).calls / 5))} a minute now, ${count(data.under_way)} under way`, sparkline(calls, "Calls by minute")),
     number("Blocked", count(total.blocked), `${percent(total.blocked, total.calls)} of calls; ${count(total.failed)} failed`, sparkline(each("blocked"), "Blocked by minute")),
     number("Response time, p95", duration(data.p95_ms), `median ${duration(data.p50_ms)}; ${percent(total.cached, total.success)} from the cache`),
@@ -127,12 +127,13 @@ function reasons(rows) {
   }));
 }
 
-function stops({ switches, shutoffs, breakers }, may) {
-  if (!switches.length && !shutoffs.length && !breakers.length) return h("p.empty", {}, "No kill switch, no shutoff, every breaker closed.");
-  const row = (what, whom, why, time, button) => h("tr", {}, h("td", {}, what), h("td", {}, whom), h("td.wide", {}, why, h("span.muted", {}, ` ${time}`)), h("td.end", {}, button));
+function stops({ switches, shutoffs, breakers, models = [] }, may) {
+  if (!models.length && !switches.length && !shutoffs.length && !breakers.length) return h("p.empty", {}, "No kill switch, no shutoff, every breaker closed.");
+  const row = (what, whom, why, time, button) => h("tr", {}, h("td.nowrap", {}, what), h("td.nowrap", {}, whom), h("td.wide", {}, why, h("span.muted", {}, ` ${time}`)), h("td.end", {}, button));
   const release = (kind, one, key) => (may ? h("button.link", { type: "button", "data-key": key, onclick: () => act(kind, one) }, "Release") : null);
   return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Stops in force" }, h("table", {}, h("thead", {}, h("tr", {}, ["Stop", "For", "Why", ""].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {},
     switches.map((one) => row("Kill switch", scopeWords(one), `${one.reason}, by ${one.actor}`, ago(one.changed_at), release("release", one, `switch ${one.scope_key}`))),
+    models.map((one) => row(`Breaker ${words(one.state)}`, `${one.provider}:${one.model}`, one.reason, ago(one.since), may ? h("button.link", { type: "button", "data-key": `model ${one.provider}:${one.model}`, onclick: () => act("model.reset", one) }, "Reset") : null)),
     shutoffs.map((one) => row("Shutoff", [`user `, id(one.user_id, "user")], words(one.reason), one.disabled_until ? `until ${clock(one.disabled_until)}` : "", one.manual_engaged ? release("shutoff.release", one, `shutoff ${one.user_id}`) : null)),
     breakers.map((one) => row(`Breaker ${words(one.state)}`, [`user `, id(one.user_id, "user")], `${words(one.reason)}; ${plural(one.failure_count, "failure")}`, ago(one.updated_at), null)))));
 }
@@ -142,7 +143,7 @@ function log(rows) {
   const worst = (name) => Math.max(...rows.map((row) => row[name])) * 1000;
   const reader = (name, what, ms) => h("div", {}, h("dt", {}, name), h(`dd${ms > 30_000 ? ".bad" : ms > 5000 ? ".warn" : ""}`, {}, ms < 1000 ? "up to date" : duration(ms)), h("dd.muted", {}, what));
   return h("dl.facts", {}, reader("Policy", "decides", worst("policy_s")), reader("Executors", "call", worst("executor_s")), reader("Ledger", "writes the books", worst("ledger_s")),
-    h("div", {}, h("dt", {}, "In executors' hands"), h("dd", {}, count(rows.reduce((all, row) => all + row.in_flight, 0))), h("dd.muted", {}, `over ${plural(rows.length, "partition")}`)));
+    h("div", {}, h("dt", {}, "Under way"), h("dd", {}, count(rows.reduce((all, row) => all + row.in_flight, 0))), h("dd.muted", {}, `over ${plural(rows.length, "partition")}`)));
 }
 
 function deadLetters({ newest = [], waiting = 0 }, may) {

@@ -1,7 +1,7 @@
 // One request: why it ended as it did, and everything that happened, in its order.
 
 import { h } from "./dom.js";
-import { duration, moment, money, words } from "./format.js";
+import { count, duration, exactly, moment, money, words } from "./format.js";
 import { ended } from "./requests.js";
 import { read } from "./server.js";
 
@@ -43,20 +43,22 @@ function why(call, verdict) {
   const title = blocked ? `Blocked: ${words(verdict.reason)}` : call.status === "failed" ? `Allowed, then failed: ${words(call.failure_reason)}` : "Allowed";
   return h(`section.card.why.${level}`, { "aria-labelledby": "why-title" }, h("h2", { id: "why-title" }, title), h("p.lead", {}, verdict.sentence),
     call.status === "failed" && call.failure_detail ? h("p.muted", {}, call.failure_detail) : null,
-    blocked ? saw(verdict) : limits(verdict.limits),
+    blocked ? saw(verdict) : limits(verdict.limits, verdict.quotas),
     h("p.muted", {}, `Decided ${moment(verdict.time)}${blocked ? ` by the rule ${verdict.rule}` : ""}; breaker ${words(verdict.breaker_state)}; orders read up to ${verdict.control_position}.`));
 }
 
 function saw({ saw: seen }) {
   const rows = Object.entries(seen ?? {}).filter(([, value]) => value !== null);
   if (!rows.length) return null;
-  const shown = (name, value) => (name.endsWith("_cents") ? money(value) : name.endsWith("_ms") ? moment(value) : typeof value === "object" ? JSON.stringify(value) : String(value));
+  const shown = (name, value) => (name.endsWith("_cents") ? exactly(value) : name.endsWith("_ms") ? moment(value) : typeof value === "object" ? JSON.stringify(value) : String(value));
   return h("dl.facts", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, words(name.replace(/_(cents|ms)$/, ""))), h("dd", {}, shown(name, value)))));
 }
 
-function limits(rows = []) {
+function limits(rows = [], quotas = []) {
+  const counted = (row, name) => (row.unit === "money" ? money(row[`${name}_cents`]) : count(row[name]));
   return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Limits it saw" }, h("table", {}, h("thead", {}, h("tr", {}, ["Limit it saw", "Spent", "Reserved, with this", "Cap"].map((name, i) => h("th", { scope: "col", class: i ? "end" : null }, name)))),
-    h("tbody", {}, rows.map((row) => h("tr", {}, h("td", {}, `${row.scope}, ${row.window} ${row.window_start}`), h("td.end", {}, money(row.spent_cents)), h("td.end", {}, money(row.reserved_cents)), h("td.end", {}, row.cap_cents === null ? "none" : money(row.cap_cents)))))));
+    h("tbody", {}, rows.map((row) => h("tr", {}, h("td", {}, `${row.scope}, ${row.window} ${row.window_start}`), h("td.end", {}, money(row.spent_cents)), h("td.end", {}, money(row.reserved_cents)), h("td.end", {}, row.cap_cents === null ? "none" : money(row.cap_cents)))),
+      quotas.map((row) => h("tr", {}, h("td", {}, `quota of ${words(row.unit)}${row.window ? `, ${row.window} ${row.window_start}` : ""}${row.shadow ? " (shadow)" : ""}`), h("td.end", {}, counted(row, "spent")), h("td.end", {}, counted(row, "reserved")), h("td.end", {}, counted(row, "limit")))))));
 }
 
 function timeline(events) {
