@@ -10,6 +10,7 @@ from uuid import UUID
 from shared.control_acts import Act, LetterReturned, Reconciliation
 from shared.events.control import (
     AttemptReconciled,
+    CachePurged,
     ControlEvent,
     DeadLetterDiscarded,
     DeadLetterRetried,
@@ -124,6 +125,8 @@ class ControlState:
     provider_breakers: dict[Model, ProviderBreaker] = field(default_factory=dict)
     quotas: Quotas = field(default_factory=dict)
     webhooks: dict[str, Webhook] = field(default_factory=dict)
+    cache_epochs: dict[tuple[UUID, UUID | None], str] = field(default_factory=dict)
+    """The last purge of a user's cache, or of a tenant's (`user_id` None): its place in the control stream."""
     acts: tuple[Act, ...] = ()
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
@@ -137,6 +140,11 @@ class ControlState:
         """The manual shutoff that holds for this user now, if one does."""
         shutoff = self.shutoffs.get((tenant_id, user_id))
         return shutoff if shutoff is not None and now_ms < shutoff.until_ms else None
+
+    def cache_epoch(self, tenant_id: UUID, user_id: UUID) -> str:
+        """The last purge that concerns this user; empty before the first. Answers of another epoch are not served."""
+        found = (self.cache_epochs.get((tenant_id, one), "") for one in (user_id, None))
+        return max(found, key=lambda epoch: order_of(epoch or "0"))
 
     def acts_since(self, position: str) -> list[Act]:
         """What was ordered to be done after this position of the control stream."""
@@ -175,6 +183,9 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, limits={**state.limits, owner: limits})
         case QuotaSet() | QuotaUnset():
             return replace(state, quotas=quotas_after(state.quotas, entry_id, event))
+        case CachePurged():
+            epochs = {**state.cache_epochs, (_tenant(event.scope), event.scope.user_id): entry_id}
+            return replace(state, cache_epochs=epochs)
         case PriceSet():
             return replace(state, prices=_prices_after(state.prices, event, entry_id))
         case KeyCreated():

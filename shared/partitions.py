@@ -101,6 +101,14 @@ class Partition:
         """Hash `watermark`, `answer` of one cached answer."""
         return f"{self.tag}:cache:{cache_key}"
 
+    def cached(self, tenant_id: UUID) -> str:
+        """Sorted set: the keys of a tenant's cached answers, by when they were stored (ms). Sizes: `cached_sizes`."""
+        return f"{self.tag}:cached:{tenant_id}"
+
+    def cached_sizes(self, tenant_id: UUID) -> str:
+        """Hash: bytes of each of a tenant's cached answers, and `total`."""
+        return f"{self.tag}:cached:{tenant_id}:sizes"
+
     def flight(self, cache_key: str) -> str:
         """String: the task that is making the call which identical tasks wait for."""
         return f"{self.tag}:flight:{cache_key}"

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, le=10, description="Attempts of one task where it is certain nothing was spent.")
     late_result_seconds: float = Field(30, ge=0, description="How long a timed-out call is listened to for its result.")
     cache_ttl_seconds: int = Field(86_400, ge=1, description="How long an answer stays in the cache.")
+    cache_max_bytes_per_tenant: int = Field(
+        64 * 2**20, ge=0, description="Bytes of a tenant's cached answers; beyond, the oldest leave."
+    )
     default_provider: str | None = Field(
         None, description="Provider of a bare model name. None: `openai` where OPENAI_API_KEY is set, else `stub`."
     )

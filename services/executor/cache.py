@@ -1,4 +1,8 @@
-"""The exact cache. Keys always name tenant and user; written by the same step that ends the task (`finish.lua`)."""
+"""The exact cache. Keys always name tenant and user; written by the same step that ends the task (`finish.lua`).
+
+A purge begins another epoch: answers of the last one are not found any more, and leave by their time, or for others. An
+answer belongs to the epoch in which it was asked for, so what is under way during a purge is not kept, either.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import orjson
 
 from services.executor.delivery import Delivery
 from services.executor.journal import Answered
+from services.executor.metrics import CACHE_LOOKUPS
 from shared.events.outcomes import TaskSucceeded, Usage
 from shared.streams.pipeline import ScriptPipeline
 
@@ -20,13 +25,13 @@ class Cache:
 
     async def lookup(self, delivery: Delivery) -> TaskSucceeded | None:
         """The cached answer to this task's question at its watermark, as its end; None for a miss."""
-        key = delivery.allowed.task.cache_key
+        key = delivery.cache
         if key is None:
             return None
-        stored: list[bytes | None] = await self._pipeline.command(
-            "HMGET", delivery.partition.cache(key), "watermark", "answer"
-        )
-        return answer_from(delivery, *stored)
+        stored: list[bytes | None] = await self._pipeline.command("HMGET", key, "watermark", "answer")
+        found = answer_from(delivery, *stored)
+        CACHE_LOOKUPS.labels("miss" if found is None else "hit").inc()
+        return found
 
 
 def answer_from(delivery: Delivery, watermark: bytes | None, stored: bytes | None) -> TaskSucceeded | None:

@@ -23,12 +23,22 @@ class Delivery:
     allowed: TaskAllowed
     tenant_id: UUID
     user_id: UUID
+    cache_epoch: str = ""
+    """The last purge that concerns the task, when its answer was looked for; what is stored belongs to that epoch."""
     redelivered: bool = False
     """It was delivered before: to an executor that has gone silent, or to this one, which lost it from sight."""
 
     @property
     def decision_id(self) -> UUID:
         return self.event.id
+
+    @property
+    def cache(self) -> str | None:
+        """The key of the cached answer to this task's question; None where the task does not use the cache."""
+        key = self.allowed.task.cache_key
+        if key is None:
+            return None
+        return self.partition.cache(f"{key}:{self.cache_epoch}" if self.cache_epoch else key)
 
     @property
     def ref(self) -> TaskRef:
@@ -57,4 +67,4 @@ def delivery_of(partition: Partition, entry_id: str, event: Envelope, *, redeliv
         raise ValueError(f"the entry's type says {TaskAllowed.event_type}, its event {event.type}")
     if event.tenantid is None or event.userid is None:
         raise ValueError(f"{event.type} {event.id} names no tenant and user")
-    return Delivery(partition, entry_id, event, event.data, event.tenantid, event.userid, redelivered)
+    return Delivery(partition, entry_id, event, event.data, event.tenantid, event.userid, redelivered=redelivered)

@@ -1,12 +1,44 @@
 #!lua flags=allow-oom
 -- End a delivered decision: append its event, store the result, acknowledge, fill the cache. All of it, or nothing.
--- KEYS: task record, outcomes, decisions, cache, flight (the last two may be the task record where there is no cache).
+-- KEYS: task record, outcomes, decisions, cache, flight (these two may be the task record where there is no cache),
+--       the tenant's cached answers by time, and their sizes.
 -- ARGV: decision id, owner whose attempt ends ('' where none was begun), group, entry id, new state, result,
 --       time to live in ms, event type, event, flight's holder ('' for none),
 --       watermark ('' for nothing to cache), answer, cache time to live in ms,
---       executor that ends it, '1' if the attempt was lost and the task is to be decided again.
+--       executor that ends it, '1' if the attempt was lost and the task is to be decided again,
+--       bytes that the tenant's cache may hold.
 -- Returns `done`; else `ended`, `expired` (both with who ended it) or `superseded` (the delivery is acknowledged), or
 -- `attempting` and by whom.
+
+-- The oldest answers leave while the tenant's are too many bytes. Those whose time is over are among the oldest.
+local function make_room(index, sizes, most)
+  local total = tonumber(redis.call('HGET', sizes, 'total') or 0)
+  while total > most do
+    local oldest = redis.call('ZPOPMIN', index)[1]
+    if not oldest then return end
+    redis.call('DEL', oldest)
+    total = redis.call('HINCRBY', sizes, 'total', -tonumber(redis.call('HGET', sizes, oldest) or 0))
+    redis.call('HDEL', sizes, oldest)
+  end
+end
+
+local function note(index, sizes, key, bytes, ttl, most)
+  local clock = redis.call('TIME')
+  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+  local gone = redis.call('ZRANGE', index, '-inf', '(' .. (now - ttl), 'BYSCORE', 'LIMIT', 0, 100)
+  for _, old in ipairs(gone) do
+    redis.call('ZREM', index, old)
+    redis.call('HINCRBY', sizes, 'total', -tonumber(redis.call('HGET', sizes, old) or 0))
+    redis.call('HDEL', sizes, old)
+  end
+  redis.call('HINCRBY', sizes, 'total', bytes - tonumber(redis.call('HGET', sizes, key) or 0))
+  redis.call('HSET', sizes, key, bytes)
+  redis.call('ZADD', index, now, key)
+  redis.call('PEXPIRE', index, ttl)
+  redis.call('PEXPIRE', sizes, ttl)
+  make_room(index, sizes, most)
+end
+
 if ARGV[10] ~= '' and redis.call('GET', KEYS[5]) == ARGV[10] then redis.call('DEL', KEYS[5]) end
 local record = redis.call('HMGET', KEYS[1], 'decision', 'state', 'owner', 'ender', 'lost')
 if record[1] ~= ARGV[1] or record[2] == 'ended' or record[2] == 'expired' then
@@ -26,6 +58,7 @@ if ARGV[11] ~= '' then
   if #stored < #ARGV[11] or (#stored == #ARGV[11] and stored <= ARGV[11]) then
     redis.call('HSET', KEYS[4], 'watermark', ARGV[11], 'answer', ARGV[12])
     redis.call('PEXPIRE', KEYS[4], ARGV[13])
+    note(KEYS[6], KEYS[7], KEYS[4], #KEYS[4] + #ARGV[12], tonumber(ARGV[13]), tonumber(ARGV[16]))
   end
 end
 redis.call('XACK', KEYS[3], ARGV[3], ARGV[4])

@@ -75,6 +75,7 @@ class Journal:
         self._finish = script(redis, "services.executor", "finish")
         self._result_ttl_ms = settings.result_ttl_seconds * 1000
         self._cache_ttl_ms = settings.cache_ttl_seconds * 1000
+        self._cache_bytes = settings.cache_max_bytes_per_tenant
 
     async def look(self, delivery: Delivery) -> Record:
         """What the task's record says."""
@@ -119,8 +120,15 @@ class Journal:
         partition, task = delivery.partition, delivery.allowed.task
         record = partition.task(task.task_id)
         ends = event.type in END_EVENTS
-        cached = partition.cache(task.cache_key) if task.cache_key else record
-        keys = [record, partition.outcomes, partition.decisions, cached, flight or record]
+        keys = [
+            record,
+            partition.outcomes,
+            partition.decisions,
+            delivery.cache or record,
+            flight or record,
+            partition.cached(delivery.tenant_id),
+            partition.cached_sizes(delivery.tenant_id),
+        ]
         lost = isinstance(event.data, DecisionExpired) and event.data.spend == "uncertain"
         words: list[Word] = [
             str(delivery.decision_id),
@@ -138,6 +146,7 @@ class Journal:
             self._cache_ttl_ms,
             self._executor,
             "1" if lost else "",
+            self._cache_bytes,
         ]
 
         async def ask(again: bool) -> Verdict:

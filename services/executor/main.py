@@ -34,7 +34,7 @@ async def serve(settings: Settings) -> None:
     room = Room(settings.executor_concurrency)
     journal = Journal(redis, name, settings)
     attempts = Attempts(name, journal, control, clock, known, settings)
-    performer = Performer(name, journal, attempts, clock, settings)
+    performer = Performer(name, journal, attempts, control, clock, settings)
     workers = [
         PartitionWorker(redis, Partition(number), name, performer, control, room, settings)
         for number in range(settings.partitions)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import structlog
 from redis.exceptions import RedisError
 
@@ -18,6 +20,7 @@ from shared.clock import Clock
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed, TaskSucceeded
 from shared.settings import Settings
+from shared.streams.control_reader import ControlReader
 
 log = structlog.get_logger(__name__)
 
@@ -25,10 +28,19 @@ log = structlog.get_logger(__name__)
 class Performer:
     """Performs deliveries: checks, cache, attempts, end."""
 
-    def __init__(self, executor: str, journal: Journal, attempts: Attempts, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self,
+        executor: str,
+        journal: Journal,
+        attempts: Attempts,
+        control: ControlReader,
+        clock: Clock,
+        settings: Settings,
+    ) -> None:
         self._executor = executor
         self._journal = journal
         self._attempts = attempts
+        self._control = control
         self._clock = clock
         self._cache = Cache(journal.pipeline)
         self._flights = SingleFlight(journal.pipeline)
@@ -73,6 +85,8 @@ class Performer:
 
     async def _from_cache(self, delivery: Delivery, place: Place) -> None:
         """Answer from the cache; else make the call, or wait for the identical one that is being made."""
+        epoch = self._control.state.cache_epoch(delivery.tenant_id, delivery.user_id)
+        delivery = replace(delivery, cache_epoch=epoch)
         while True:
             answer = await self._cache.lookup(delivery)
             refused = self._attempts.permission(delivery)  # a cached answer is not served past a stop, either

@@ -251,6 +251,23 @@ class PriceSet(Order):
         return scope
 
 
+class CachePurged(Order):
+    """What was cached for a tenant, or one of its users, is served no more; what is being asked now is kept no more."""
+
+    event_type: ClassVar[str] = "cache.purged"
+    type: Literal["cache.purged"] = "cache.purged"
+
+    reason: Reason = "cache purged"
+    scope: Scope
+
+    @field_validator("scope")
+    @classmethod
+    def _names_a_tenant(cls, scope: Scope) -> Scope:
+        if scope.tenant_id is None or scope.provider or scope.model or scope.task_type:
+            raise ValueError("a cache is purged by tenant, and perhaps user: give tenant_id, and nothing of the model")
+        return scope
+
+
 class KeyCreated(Order):
     """An API key, by the SHA-256 of its secret. The secret has 256 random bits, so a plain hash cannot be reversed."""
 
@@ -367,6 +384,7 @@ ControlEvent = Annotated[
     | QuotaSet
     | QuotaUnset
     | PriceSet
+    | CachePurged
     | KeyCreated
     | KeyRevoked
     | AttemptReconciled

@@ -22,6 +22,7 @@ COMMANDS = {
     "limits": ("limits", "app"),
     "breakers": ("breakers", "app"),
     "key": ("keys", "app"),
+    "cache": ("cache", "app"),
     "dashboards": ("dashboards", "app"),
     "ledger": ("ledger", "app"),
     "replay": ("replay", "replay"),

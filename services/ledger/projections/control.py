@@ -16,6 +16,7 @@ from services.ledger.projections.windows import hour_of
 from shared.control_state import ControlState, Shutoff, shutoff_end_ms
 from shared.events.control import (
     AttemptReconciled,
+    CachePurged,
     ControlEvent,
     DeadLetterDiscarded,
     DeadLetterRetried,
@@ -124,6 +125,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [_limits(event, order, now)]
         case QuotaSet() | QuotaUnset():
             return []  # each decision says which quotas it counted against, and what they were
+        case CachePurged():
+            return []  # the cache is no part of the books
         case PriceSet():
             return []  # each call's event says by which prices it was charged
         case KeyCreated():

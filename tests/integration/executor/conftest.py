@@ -102,7 +102,7 @@ class Executor:
         self.room = Room(settings.executor_concurrency)
         self.journal = Journal(redis, name, settings)
         self.attempts = Attempts(name, self.journal, self.control, self.clock, known, settings)
-        self.performer = Performer(name, self.journal, self.attempts, self.clock, settings)
+        self.performer = Performer(name, self.journal, self.attempts, self.control, self.clock, settings)
         self.worker = PartitionWorker(redis, partition, name, self.performer, self.control, self.room, settings)
         self.control_task = asyncio.create_task(self._follow(control_after_s))
         self._tasks = [asyncio.create_task(self.worker.run()), asyncio.create_task(self.clock.follow(redis))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -173,3 +174,51 @@ async def test_a_leader_that_died_keeps_nobody_waiting_for_long(bench: Bench) ->
     failed = ends.pop(leader.subject)
     assert isinstance(failed, TaskFailed) and failed.reason == "attempt_uncertain"
     assert isinstance(next(iter(ends.values())), TaskSucceeded) and len(gate.calls) == 2
+
+
+async def is_cached(bench: Bench, at: int, **fields: Any) -> bool:
+    """Ask, as the `at`-th task of this test; whether the answer came from the cache."""
+    await bench.allow(PROMPT | fields.pop("prompt", {}), cached=True, **fields)
+    end = (await bench.ends(at))[at - 1].data
+    assert isinstance(end, TaskSucceeded)
+    return end.was_cached
+
+
+async def test_what_was_cached_before_a_purge_is_served_no_more(bench: Bench) -> None:
+    other = uuid4()
+    async with bench.executor({"stub": Gate(is_open=True)}) as executor:
+        assert not await is_cached(bench, 1) and not await is_cached(bench, 2, user=other)
+        place = await bench.order(
+            type="cache.purged", scope={"tenant_id": str(bench.tenant), "user_id": str(bench.user)}
+        )
+        await until(lambda: executor.control.state.position >= place)
+        assert not await is_cached(bench, 3) and await is_cached(bench, 4)
+        assert await is_cached(bench, 5, user=other), "another user's stays"
+        place = await bench.order(type="cache.purged", scope={"tenant_id": str(bench.tenant)})
+        await until(lambda: executor.control.state.position >= place)
+        assert not await is_cached(bench, 6) and not await is_cached(bench, 7, user=other)
+
+
+async def test_an_answer_that_is_on_its_way_during_a_purge_is_not_kept(bench: Bench) -> None:
+    gate = Gate()
+    async with bench.executor({"stub": gate}) as executor:
+        await bench.allow(PROMPT, cached=True)
+        await until(lambda: bool(gate.calls))
+        place = await bench.order(type="cache.purged", scope={"tenant_id": str(bench.tenant)})
+        await until(lambda: executor.control.state.position >= place)
+        gate.open()
+        await bench.ends(1)
+        assert not await is_cached(bench, 2)
+
+
+async def test_the_oldest_answers_leave_a_cache_that_is_full(bench: Bench) -> None:
+    partition = bench.partition
+    async with bench.executor({"stub": Gate(is_open=True)}, cache_max_bytes_per_tenant=500):
+        asked = [{"input": name} for name in ("a", "b", "c")]
+        for at, question in enumerate((*asked, asked[2], asked[0])):
+            found = await is_cached(bench, at + 1, prompt=question)
+            assert found == (at == 3), f"the {at}th: the newest is there, the oldest has gone"
+    sizes = await bench.admin.hgetall(partition.cached_sizes(bench.tenant))
+    keys = await bench.admin.zrange(partition.cached(bench.tenant), 0, -1)
+    assert 0 < int(sizes.pop(b"total")) == sum(map(int, sizes.values())) <= 500
+    assert set(keys) == set(sizes) == {key for key in keys if await bench.admin.exists(key)}
