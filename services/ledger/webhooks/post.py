@@ -15,12 +15,15 @@ from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 
 import httpx
+import structlog
 
 from services.ledger.webhooks.retry import Answer
 
 USER_AGENT = "skeldir-webhooks/1"
 # Threads of its own: a name server that says nothing must not hold back whoever else resolves a name.
 _RESOLVERS = ThreadPoolExecutor(max_workers=32, thread_name_prefix="resolve")
+log = structlog.get_logger(__name__)
+
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
@@ -40,6 +43,9 @@ async def post(url: str, headers: dict[str, str], body: bytes, *, timeout_s: flo
     except (OSError, httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         # The kind alone: an error's words may quote the URL, and that may have a token in it.
         return Answer(problem=f"cannot be reached: {type(error).__name__}")
+    except Exception as error:  # nobody foresaw it; as a failure it is tried again, and given up in the end
+        log.error("webhook cannot be sent", error=type(error).__name__)
+        return Answer(problem=f"cannot be sent: {type(error).__name__}")
 
 
 async def _post(url: httpx.URL, headers: dict[str, str], body: bytes, timeout_s: float, allow_private: bool) -> Answer:

@@ -65,6 +65,7 @@ DELETE FROM webhook_messages AS message WHERE given_up_at < now() - make_interva
   OR (given_up_at IS NULL AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::uuid[]) AS hook (id, tenant)
       WHERE hook.id = message.webhook_id AND (hook.tenant IS NULL OR hook.tenant = message.of_tenant)))
 """
+_SWEEP_GAPS = "DELETE FROM webhook_gaps WHERE minute < now() - make_interval(days => $1)"
 
 
 class Sender:
@@ -88,7 +89,7 @@ class Sender:
                 try:
                     await self._begin()
                     if time.monotonic() >= sweep_at:
-                        await self._sweep()
+                        await self.sweep()
                         sweep_at = time.monotonic() + SWEEP_S
                 except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                     log.warning("webhooks wait", problem=type(error).__name__)
@@ -166,7 +167,7 @@ class Sender:
             now=datetime.now(UTC),
         )
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
         """Remove what is for nobody any more, and what was given up long ago. Not while orders cannot be read."""
         if self._control.is_stale:
             return
@@ -174,3 +175,6 @@ class Sender:
         async with self._pool.acquire() as connection:
             names, tenants = [hook.webhook_id for hook in hooks], [hook.tenant_id for hook in hooks]
             await connection.execute(_SWEEP, KEPT_DAYS, names, tenants)
+            await connection.execute(
+                "DELETE FROM webhook_gaps WHERE minute < now() - make_interval(days => $1)", KEPT_DAYS
+            )

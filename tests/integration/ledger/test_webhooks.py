@@ -108,7 +108,7 @@ async def world(bench: Bench, receiver: Receiver, as_ledger: Any) -> World:
 async def test_a_message_is_signed_and_tried_again_until_it_is_taken(world: World) -> None:
     path = f"/{uuid4()}"
     hook = world.hook(path)
-    world.receiver.answers[path] = [(500, {}), (302, {"location": "/elsewhere"}), (429, {"retry-after": "0"})]
+    world.receiver.answers[path] = [(500, {}), (307, {"location": "/elsewhere"}), (429, {"retry-after": "0"})]
     assert await world.happens() == 1
     async with world.sender():
         await world.came(path, 4)
@@ -210,6 +210,26 @@ async def test_a_full_queue_is_a_recorded_gap_and_holds_nothing_up(world: World)
     assert (found["waiting"], found["skipped"]) == (3, count - 3)
     (gap,) = await report.failures(world.bench.database_url, hook.webhook_id, 10)
     assert gap["problem"] == f"{count - 3} messages were not queued: too many waited"
+
+
+async def test_what_is_for_nobody_any_more_is_swept_away(world: World) -> None:
+    removed, kept = world.hook("/removed"), world.hook("/kept")
+    await world.happens()
+    world.orders.state = ControlState(webhooks={kept.webhook_id: kept})
+    others = await world.ledger.fetch("SELECT DISTINCT webhook_id, of_tenant FROM webhook_messages")
+    for row in others:  # of other tests: theirs stay
+        if row["webhook_id"] != removed.webhook_id:
+            world.hook("/", row["of_tenant"], name=row["webhook_id"])
+    async with sessions.pool(world.bench.database_url, name="sweep", size=1) as pool:
+        orders: Any = world.orders
+        sweeper = Sender(pool, orders, Outbox(orders, 1), Settings())
+        orders.is_stale = True
+        await sweeper.sweep()
+        assert removed.webhook_id in await report.counts(world.bench.database_url), "not while orders are unknown"
+        orders.is_stale = False
+        await sweeper.sweep()
+    found = await report.counts(world.bench.database_url)
+    assert removed.webhook_id not in found and found[kept.webhook_id]["waiting"] == 1
 
 
 @pytest.mark.parametrize("host", ["http://127.0.0.1", "https://localhost", "https://[::1]", "https://169.254.169.254"])
