@@ -25,6 +25,8 @@ from services.ledger.looking import STATEMENT_TIMEOUT_MS, as_json
 
 CSV = "text/csv"
 PROBLEM = "application/problem+json"
+# One caller's view is not to be shown to another, and nothing in it to be run.
+PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 UNREACHABLE = (TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, RedisError)
 
 log = structlog.get_logger(__name__)
@@ -40,12 +42,13 @@ def wants_csv(request: Request) -> bool:
 
 def plain(value: Any, status: int = 200) -> Response:
     """A JSON answer."""
-    return Response(orjson.dumps(value, default=as_json), status_code=status, media_type="application/json")
+    body = orjson.dumps(value, default=as_json)
+    return Response(body, status_code=status, media_type="application/json", headers=PRIVATE)
 
 
 def rows(request: Request, name: str, found: Sequence[dict[str, Any]], following: str | None = None) -> Response:
     """Rows under `name`, with the cursor of the next page (in the header `Link` too, where a CSV's reader finds it)."""
-    headers = {}
+    headers = dict(PRIVATE)
     if following is not None:
         query = dict(request.query_params) | {"before": following}
         headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'

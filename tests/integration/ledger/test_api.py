@@ -73,6 +73,7 @@ async def test_a_users_key_sees_that_user(door: Door) -> None:
     key = await door.key("producer", tenant, user)
     calls = (await door.get("/v1/calls", key)).json()["calls"]
     assert calls
+    assert (await door.get("/v1/calls", key)).headers["cache-control"] == "no-store"
     assert {(call["tenant_id"], call["user_id"]) for call in calls} == {(str(tenant), str(user))}
     one = (await door.get(f"/v1/calls/{calls[0]['id']}", key)).json()
     assert one["request_metadata_ref"]["origin"] == "http"

@@ -7,6 +7,8 @@ export class Refusal extends Error {
   }
 }
 
+const RETRY_MS = 3000;
+
 let csrf = null;
 
 async function answer(reply) {
@@ -52,6 +54,7 @@ export function read(path, parameters = {}) {
 /** Follow the overview; the returned function ends it. */
 export function follow({ overview, problem, refused }) {
   const source = new EventSource("/console/live");
+  let again = null, next = null, ended = false;
   source.addEventListener("overview", (event) => overview(JSON.parse(event.data)));
   source.addEventListener("problem", (event) => problem(JSON.parse(event.data).detail));
   source.addEventListener("refused", (event) => {
@@ -59,8 +62,23 @@ export function follow({ overview, problem, refused }) {
     refused(JSON.parse(event.data).detail);
   });
   source.addEventListener("error", () => {
-    if (source.readyState === EventSource.CLOSED) refused("the session has ended");
-    else problem("not connected; trying again");
+    problem("not connected; trying again");
+    // Closed for good by an answer: the login has ended, or the service cannot answer just now.
+    if (source.readyState === EventSource.CLOSED) again = setTimeout(retry, RETRY_MS);
   });
-  return () => source.close();
+
+  async function retry() {
+    const known = await session().catch((error) => ({ role: error.status === 401 ? null : "unknown" }));
+    if (ended) return;
+    if (known.role === null) refused("the login has ended");
+    else if (known.role === "unknown") again = setTimeout(retry, RETRY_MS);
+    else next = follow({ overview, problem, refused });
+  }
+
+  return () => {
+    ended = true;
+    clearTimeout(again);
+    source.close();
+    next?.();
+  };
 }
