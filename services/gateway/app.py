@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.gateway.documented import document
 from services.gateway.door import Door
 from services.gateway.problems import Problem, respond
 from services.gateway.routes import control, models, openai, tasks
@@ -49,4 +50,5 @@ def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
         log.error("request failed", path=request.url.path, error=type(error).__name__)
         return respond(request, Problem(500, "internal_error", "this is our mistake; it was logged"))
 
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

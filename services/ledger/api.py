@@ -54,6 +54,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         for status, text in (
             (401, "No key, or none that is known"),
             (403, "Not for this key"),
+            (404, "There is none in view of this key"),
             (422, "A parameter is wrong"),
             (503, "The database cannot be reached, or the question took too long"),
         )

@@ -9,6 +9,7 @@ from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from services.gateway.documented import PUBLISHED, body
 from services.gateway.door import Door, too_large
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, parse_json
@@ -26,14 +27,14 @@ from shared.settings import Settings
 from shared.streams.orders import publish_order
 from shared.webhook_signing import secret_of, shown
 
-_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CONTROL_EVENTS.json_schema()}}}}
+_BODY = body(CONTROL_EVENTS.json_schema())
 
 
 def router(door: Door, redis: Redis) -> APIRouter:
     """The route, bound to its door and the log."""
     routes = APIRouter(prefix="/v1/control", tags=["control"])
 
-    @routes.post("", openapi_extra=_BODY, status_code=202, summary="Publish a control event")
+    @routes.post("", openapi_extra=_BODY, responses=PUBLISHED, status_code=202, summary="Publish a control event")
     async def publish(request: Request) -> Response:
         """202 once the order is in the control stream; every service has it within milliseconds."""
         key = door.keeper.admit(request, "operator")

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from services.gateway.documented import KEYED, LISTED
 from services.gateway.door import Door
 from services.gateway.problems import Problem
 from shared.models import DEFAULT_MODELS
@@ -17,14 +18,14 @@ def router(door: Door) -> APIRouter:
     """The routes, bound to their door."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
 
-    @routes.get("/models", summary="Models that can be named")
+    @routes.get("/models", openapi_extra=KEYED, responses=LISTED, summary="Models that can be named")
     async def models(request: Request) -> Response:
         """The default model of each provider; any other model of a known provider can be named too."""
         door.keeper.admit(request)
         data = [_model(f"{provider}:{model}") for provider, model in DEFAULT_MODELS.items()]
         return JSONResponse({"object": "list", "data": data})
 
-    @routes.get("/models/{name:path}", summary="One model")
+    @routes.get("/models/{name:path}", openapi_extra=KEYED, responses=LISTED, summary="One model")
     async def model(request: Request, name: str) -> Response:
         """One of the models that are listed."""
         door.keeper.admit(request)

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from services.gateway import dialects, openai_shape
+from services.gateway.documented import ASKED, asked
 from services.gateway.door import Door, Submitted, too_large
 from services.gateway.problems import Problem
 from services.gateway.routes.openai_stream import StreamedAnswer
@@ -18,6 +19,7 @@ from shared.events.results import TaskResult
 
 # What of the caller's body is not part of the question: transport.
 _TRANSPORT = frozenset({"stream", "stream_options"})
+_INPUT = asked(input={"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]})
 # An answer has at most 4 MiB, and that many vectors fit into it.
 MAX_EMBEDDED = 200
 
@@ -26,7 +28,12 @@ def router(door: Door) -> APIRouter:
     """The routes, bound to their door."""
     routes = APIRouter(prefix="/v1", tags=["openai"])
 
-    @routes.post("/chat/completions", summary="OpenAI's chat completions, governed")
+    @routes.post(
+        "/chat/completions",
+        openapi_extra=asked(messages={"type": "array", "minItems": 1}),
+        responses=ASKED,
+        summary="OpenAI's chat completions, governed",
+    )
     async def chat(request: Request) -> Response:
         """OpenAI's response, or an OpenAI-shaped error: 429 for limits, 503 for kill switch and breaker.
 
@@ -43,7 +50,7 @@ def router(door: Door) -> APIRouter:
         result = _answered(await door.submit(request, key, task, origin="openai", wait_s=wait_s))
         return JSONResponse(openai_shape.completion(result, int(time.time())), headers=_headers(result))
 
-    @routes.post("/responses", summary="OpenAI's responses, governed")
+    @routes.post("/responses", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's responses, governed")
     async def responses(request: Request) -> Response:
         """As the chat completions. What the provider keeps cannot be gone on with: nobody here knows its size."""
         key = door.keeper.admit(request, "producer")
@@ -55,7 +62,7 @@ def router(door: Door) -> APIRouter:
         result = _answered(submitted)
         return JSONResponse(dialects.response(result), headers=_headers(result))
 
-    @routes.post("/embeddings", summary="OpenAI's embeddings, governed")
+    @routes.post("/embeddings", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's embeddings, governed")
     async def embeddings(request: Request) -> Response:
         """As the chat completions, with the same headers."""
         key = door.keeper.admit(request, "producer")

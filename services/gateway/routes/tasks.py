@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import asyncpg
 import orjson
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from redis.exceptions import RedisError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from services.gateway.auth import user_for
+from services.gateway.documented import FOLLOWED, KEYED, SHOWN, SUBMITTED, body
 from services.gateway.door import Door, too_large, wait_of
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, TaskRequest, parse
@@ -23,16 +24,16 @@ from shared.events.results import END_EVENTS, TaskResult
 
 KEEP_ALIVE_S = 15.0
 
-_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": TaskRequest.model_json_schema()}}}
-}
+# Read by hand, for the same words about it as about everything else.
+TaskId = Annotated[str, Path(json_schema_extra={"format": "uuid"})]
+_BODY = body(TaskRequest.model_json_schema())
 
 
 def router(door: Door) -> APIRouter:
     """The routes, bound to their door."""
     routes = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
-    @routes.post("", openapi_extra=_BODY, status_code=202, summary="Submit a task")
+    @routes.post("", openapi_extra=_BODY, responses=SUBMITTED, status_code=202, summary="Submit a task")
     async def submit(request: Request) -> Response:
         """202 with the task's id; with `Prefer: wait=N` 200 and the result, if it comes within N seconds."""
         key = door.keeper.admit(request, "producer")
@@ -53,15 +54,22 @@ def router(door: Door) -> APIRouter:
             return _json(submitted.result.shown(), 202, location)
         return _json({**pending, "status": "pending"}, 202, location)
 
-    @routes.get("/{task_id}", summary="The result of a task, or that it is pending")
-    async def show(request: Request, task_id: str) -> Response:
+    @routes.get(
+        "/{task_id}", openapi_extra=KEYED, responses=SHOWN, summary="The result of a task, or that it is pending"
+    )
+    async def show(request: Request, task_id: TaskId) -> Response:
         """200 with `status: pending`, or the result; 404 for a task that is not the caller's."""
         key = door.keeper.admit(request)
-        body = await _look(door, key, _task_id(task_id), request.query_params.get("user_id"))
-        return _json(body, 200)
+        found = await _look(door, key, _task_id(task_id), request.query_params.get("user_id"))
+        return _json(found, 200)
 
-    @routes.get("/{task_id}/events", summary="The events of a task as they happen (SSE)")
-    async def events(request: Request, task_id: str) -> Response:
+    @routes.get(
+        "/{task_id}/events",
+        openapi_extra=KEYED,
+        responses=FOLLOWED,
+        summary="The events of a task as they happen (SSE)",
+    )
+    async def events(request: Request, task_id: TaskId) -> Response:
         """Each event as `event: <type>`, until the task's end. Where that event is trimmed already: `event: result`."""
         key = door.keeper.admit(request)
         identifier = _task_id(task_id)
