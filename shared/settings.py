@@ -122,6 +122,12 @@ class Settings(BaseSettings):
     webhook_give_up_minutes: float = Field(1440, gt=0, description="After so long a message to a webhook is given up.")
     webhook_max_waiting: int = Field(10_000, ge=1, description="Messages that wait for one webhook, about.")
 
+    seal_key_file: Path | None = Field(
+        None, description="Ed25519 private key (PEM) by which the ledger seals its chains. None: no seals."
+    )
+    seal_events: int = Field(10_000, ge=1, description="Events of a chain after which its end is sealed.")
+    seal_seconds: float = Field(10, gt=0, description="The longest that an event waits for a seal.")
+
     durability: str = Field("everysec", pattern="^(everysec|fsync)$", description="`fsync`: survives loss of power.")
     embedded_memory_mb: int = Field(
         0, ge=0, description="Memory bound of the embedded log server, in MiB; 0: half of the machine's."

@@ -14,6 +14,8 @@ from shared.settings import Settings
 from skeldir.private_file import write_private
 
 READY = "ready.json"
+SEAL_KEY = "seal-key.pem"
+SEAL_PUBLIC_KEY = "seal-key.pub"
 
 
 class Running(BaseModel):

@@ -21,6 +21,7 @@ from alembic.util import CommandError as AlembicError
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.ledger import migrate
+from services.ledger.chain.seal import new_key, public_pem, read_private
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
@@ -30,6 +31,7 @@ from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
 from skeldir.embedded.process import free_port
 from skeldir.keys import publish_key, sha256_of
 from skeldir.private_file import write_private
+from skeldir.running import SEAL_KEY, SEAL_PUBLIC_KEY
 
 SERVICES = ("gateway", "policy", "executor", "ledger")
 READY_S = 30.0
@@ -190,7 +192,18 @@ class System:
         if database is not None:
             own = self.settings.ledger_database_url if name == "ledger" else None
             found["SKELDIR_DATABASE_URL"] = self._database(database, own)
+        if name == "ledger" and self.settings.seal_key_file is None:
+            found["SKELDIR_SEAL_KEY_FILE"] = str(self._seal_key())
         return found
+
+    def _seal_key(self) -> Path:
+        """The key of this data directory: made once, with the public one beside it for whoever checks."""
+        file = (self.data_dir / SEAL_KEY).resolve()
+        if not file.exists():
+            write_private(file, new_key())
+        public = public_pem(read_private(file).public_key())
+        write_private(file.with_name(SEAL_PUBLIC_KEY), public)
+        return file
 
     async def _identity(self) -> dict[str, str]:
         """The first tenant, user and keys: made once, kept in the data directory."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from uuid import UUID
 
+from services.ledger.chain import heads
+from services.ledger.chain.link import chain_of, links, of_record
 from services.ledger.intake import Letter, Record, Skip
 from services.ledger.projections.rows import fold
 from services.ledger.sessions import Connection
@@ -26,10 +29,20 @@ _EVENT_COLUMNS = {
     "causation_id": "uuid",
     "body": "text",
 }
+_LINK_COLUMNS = {"chain_no": "bigint", "chain_hash": "bytea"}
+_STORED = {**_EVENT_COLUMNS, **_LINK_COLUMNS}
 _INSERT_EVENTS = (
-    f"INSERT INTO events ({', '.join(_EVENT_COLUMNS)}) SELECT * FROM unnest("
-    + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(_EVENT_COLUMNS.values(), start=1))
-    + ") ON CONFLICT (id) DO NOTHING RETURNING id"
+    f"WITH moved AS (UPDATE event_chains SET length = ${len(_STORED) + 1}, head = ${len(_STORED) + 2} "
+    f"WHERE chain = ${len(_STORED) + 3}) INSERT INTO events ({', '.join(_STORED)}) SELECT * FROM unnest("
+    + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(_STORED.values(), start=1))
+    + ") ON CONFLICT (id) DO NOTHING"
+)
+_LOCK_CHECKPOINTS = (
+    "SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1::text[]) ORDER BY stream FOR UPDATE"
+)
+_FIRST_CHECKPOINTS = (
+    "INSERT INTO checkpoints (stream, entry_id) SELECT stream, '0-0' FROM unnest($1::text[]) AS new (stream) "
+    "ON CONFLICT (stream) DO NOTHING"
 )
 
 
@@ -79,14 +92,10 @@ async def take_in(connection: Connection, records: Sequence[Record]) -> list[Rec
 async def _advance(connection: Connection, before: Mapping[str, str], after: Mapping[str, str]) -> None:
     """Move the checkpoints, if they are where this worker left them. Their rows stay locked until the commit."""
     streams = sorted(after)
-    await connection.execute(
-        "INSERT INTO checkpoints (stream, entry_id) SELECT stream, '0-0' FROM unnest($1::text[]) AS new (stream) "
-        "ON CONFLICT (stream) DO NOTHING",
-        streams,
-    )
-    rows = await connection.fetch(
-        "SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1::text[]) ORDER BY stream FOR UPDATE", streams
-    )
+    rows = await connection.fetch(_LOCK_CHECKPOINTS, streams)
+    if len(rows) < len(streams):
+        await connection.execute(_FIRST_CHECKPOINTS, streams)
+        rows = await connection.fetch(_LOCK_CHECKPOINTS, streams)
     for row in rows:
         if row["entry_id"] != before[row["stream"]]:
             raise Overtaken(f"{row['stream']} is at {row['entry_id']}, not at {before[row['stream']]}")
@@ -99,17 +108,30 @@ async def _advance(connection: Connection, before: Mapping[str, str], after: Map
 
 
 async def _append(connection: Connection, records: Sequence[Record]) -> list[Record]:
-    """Store the events; those that were not in the books yet."""
-    if not records:
-        return []
+    """Store the events, each in its chain; those that were not in the books yet."""
     by_id: dict[UUID, Record] = {}
     for record in records:
         by_id.setdefault(record.id, record)
-    unique = list(by_id.values())
-    columns = [[getattr(record, name) for record in unique] for name in _EVENT_COLUMNS]
-    rows = await connection.fetch(_INSERT_EVENTS, *columns)
-    new = {row["id"] for row in rows}
-    return [record for record in unique if record.id in new]
+    new: list[Record] = []
+    for chain, group in groupby(by_id.values(), key=lambda record: chain_of(record.partition)):
+        new += await _append_to(connection, chain, list(group))
+    return new
+
+
+async def _append_to(connection: Connection, chain: int, records: Sequence[Record]) -> list[Record]:
+    """Store events of one chain behind its end, which is locked: so there is one order of them."""
+    head = await heads.lock(connection, chain, [record.id for record in records])
+    new = [record for record in records if record.id not in head.known]
+    if not new:
+        return new
+    hashes = links(head.hash, map(of_record, new))
+    columns = [[getattr(record, name) for record in new] for name in _EVENT_COLUMNS]
+    length = head.length + len(new)
+    numbers = list(range(head.length + 1, length + 1))
+    done = await connection.execute(_INSERT_EVENTS, *columns, numbers, hashes, length, hashes[-1], chain)
+    if done != f"INSERT 0 {len(new)}":
+        raise Overtaken(f"an event of chain {chain} came into the books by another way meanwhile")
+    return new
 
 
 async def _store_skips(connection: Connection, skips: Sequence[Skip]) -> None:

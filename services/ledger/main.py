@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.ledger import api, sessions
+from services.ledger.chain.seal import read_private
 from services.ledger.console.logins import Logins
 from services.ledger.console.orders import Orders
 from services.ledger.console.routes import Console
@@ -81,15 +82,16 @@ async def serve(settings: Settings) -> None:
 def make_writers(
     pool: sessions.Pool, redis: Redis, owner: str, settings: Settings, outbox: Outbox | None = None
 ) -> dict[str, Writer]:
-    """A writer for each partition, one for the orders, one for the dead letters."""
+    """A writer for each partition, one for the orders, one for the dead letters. Raises UnusableKey, OSError."""
     writers = {}
+    key = None if settings.seal_key_file is None else read_private(settings.seal_key_file)
     for number in range(settings.partitions):
         partition = Partition(number)
         source = PartitionSource(partition)
         lease = partition.lease("ledger")
-        writers[source.name] = Writer(pool, redis, source, lease, owner, settings, partition.ledger, outbox)
+        writers[source.name] = Writer(pool, redis, source, lease, owner, settings, partition.ledger, outbox, key)
     for other in (ControlSource(), LetterSource()):
         # The braces put the name under the same pattern as a partition's keys: what the ledger's user may touch.
         lease = f"{{skeldir:{other.name.replace(' ', '-')}}}:lease:ledger"
-        writers[other.name] = Writer(pool, redis, other, lease, owner, settings, None, outbox)
+        writers[other.name] = Writer(pool, redis, other, lease, owner, settings, None, outbox, key)
     return writers

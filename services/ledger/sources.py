@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from services.ledger.chain.link import CONTROL_CHAIN, chain_of
 from services.ledger.intake import Letter, Record, Skip, read_event, read_letter, read_order
 from services.ledger.sessions import Connection
 from shared.control_state import ControlState, evolve, order_of
@@ -37,6 +38,10 @@ class Source(Protocol):
     def streams(self) -> tuple[str, ...]:
         """Their names."""
 
+    @property
+    def chain(self) -> int | None:
+        """The chain that its events are in; None: it has none."""
+
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Take over the state that reading needs, as of these positions."""
 
@@ -53,6 +58,7 @@ class PartitionSource:
     def __init__(self, partition: Partition) -> None:
         self._partition = partition
         self.name = f"partition {partition.number}"
+        self.chain = chain_of(partition.number)
         self.streams = (partition.tasks, partition.decisions, partition.outcomes)
 
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
@@ -79,6 +85,7 @@ class ControlSource:
 
     name = "control"
     streams = (CONTROL,)
+    chain = CONTROL_CHAIN
 
     def __init__(self) -> None:
         self._state = ControlState()
@@ -110,6 +117,7 @@ class LetterSource:
 
     name = "dead letters"
     streams = (DEAD_LETTERS,)
+    chain = None
 
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Each letter stands for itself."""

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 
 import asyncpg
 import structlog
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.ledger import books
 from services.ledger.books import Overtaken
+from services.ledger.chain.sealer import Sealer
 from services.ledger.intake import Record, skip
 from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
 from services.ledger.sessions import Pool
@@ -49,6 +51,7 @@ class Writer:
         settings: Settings,
         ledger_key: str | None,
         outbox: Outbox | None = None,
+        seal_key: Ed25519PrivateKey | None = None,
     ) -> None:
         self._pool = pool
         self._redis = redis
@@ -58,6 +61,7 @@ class Writer:
         self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms)
         self._ledger_key = ledger_key
         self._outbox = outbox
+        self._sealer = Sealer(seal_key, source.chain, settings.seal_events, settings.seal_seconds)
         self._positions: dict[str, str] = {}
         self._wait_s = RETRY_S
         self.token = 0
@@ -105,6 +109,7 @@ class Writer:
         try:
             while not renewal.done():
                 await self.take_batch()
+                await self._sealer.seal_if_due(self._pool)
         finally:
             renewal.cancel()
         await renewal
@@ -154,6 +159,7 @@ class Writer:
             self._outbox.committed()
         self._positions.update(batch.after)
         self._source.advance(batch)
+        self._sealer.appended(new)
         self._count(batch, new)
 
     def _count(self, batch: Batch, new: int) -> None:

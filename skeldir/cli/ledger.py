@@ -6,19 +6,25 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import asyncpg
 import typer
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from services.ledger.chain.audit import ChainReport, verify_chains
+from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem, read_public
 from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
 from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
 from services.ledger.verify import CHECKS, SAME_ROWS, VerifyReport, verify
 from shared.events.registry import UndecodableEvent
-from skeldir.cli.context import CommandError, Json, database_url, err, load_settings, out, print_json
+from skeldir.cli.context import CommandError, Json, database_url, err, find_running, load_settings, out, print_json
+from skeldir.private_file import write_private
+from skeldir.running import SEAL_PUBLIC_KEY
 
 T = TypeVar("T")
 
@@ -45,30 +51,83 @@ def verify_(
     partial: Annotated[bool, typer.Option(help="The books begin in the middle: their beginning was archived.")] = False,
     stop_bound_ms: Annotated[int, typer.Option(min=0, help="How long after a kill switch a call may start.")] = 0,
     pending_minutes: Annotated[float, typer.Option(min=0, help="A task pending for longer is a finding.")] = 60.0,
+    chain: Annotated[bool, typer.Option(help="Check each event's place in its chain, and the seals.")] = True,
+    public_key: Annotated[
+        list[Path] | None, typer.Option(help="Whose seals count (PEM). Default: this system's.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check that the books balance. Exit 1 where they do not."""
     checks = (*CHECKS, SAME_ROWS) if history else CHECKS
     report = _run(verify(_url(), checks))
     checked: HistoryReport | None = None
+    chained: ChainReport | None = None
+    if chain:
+        keys = _public_keys(public_key)
+        with _progress() as progress:
+            chained = _run(verify_chains(_url(), keys, progress))
     if history:
         stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
         bounds = Bounds(whole=not partial, stop_ms=stop_ms, pending_ms=int(pending_minutes * 60_000))
         with _progress() as progress:
             checked = _run(verify_history(_url(), bounds, progress))
     if as_json:
-        print_json(_as_json(report, checked))
+        print_json(_as_json(report, checked, chained))
     else:
         _print(report, checked)
-    if not report.sound or (checked is not None and not checked.sound):
+        if chained is not None:
+            _print_chains(chained)
+    if not all(one is None or one.sound for one in (report, checked, chained)):
         raise typer.Exit(1)
 
 
-def _as_json(report: VerifyReport, history: HistoryReport | None) -> dict[str, Any]:
+@app.command("seal-key")
+def seal_key(
+    file: Annotated[Path, typer.Argument(help="The private key (PEM); made where there is none, for its owner only.")],
+) -> None:
+    """Print the public key that belongs to a key for sealing; SKELDIR_SEAL_KEY_FILE gives it to the ledger."""
+    try:
+        if not file.exists():
+            write_private(file, new_key())
+        typer.echo(public_pem(read_public(file)), nl=False)
+    except (UnusableKey, OSError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _public_keys(files: list[Path] | None) -> dict[str, Ed25519PublicKey]:
+    """By their ids: of the files; else the key by which the ledger of these settings, or of what runs here, seals."""
+    settings = load_settings()
+    if not files:
+        found = find_running(settings)
+        folder = Path(found.data_dir) if found is not None else settings.data_dir
+        likely = settings.seal_key_file or folder / SEAL_PUBLIC_KEY
+        files = [likely] if likely.exists() else []
+    try:
+        return {key_id(key): key for key in map(read_public, files)}
+    except (UnusableKey, OSError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _as_json(report: VerifyReport, history: HistoryReport | None, chain: ChainReport | None) -> dict[str, Any]:
     found = {"sound": report.sound, "checks": report.checks, "findings": [asdict(one) for one in report.findings]}
-    if history is None:
-        return found
-    return {**found, "sound": report.sound and history.sound, "history": asdict(history)}
+    if history is not None:
+        found = {**found, "sound": found["sound"] and history.sound, "history": asdict(history)}
+    if chain is not None:
+        broken = [one._asdict() for one in chain.findings]
+        found = {**found, "sound": found["sound"] and chain.sound, "chain": {**asdict(chain), "findings": broken}}
+    return found
+
+
+def _print_chains(chain: ChainReport) -> None:
+    for one in chain.findings:
+        out.print(f"chain: {one.subject}: {one.problem}", soft_wrap=True, markup=False, highlight=False)
+    rate = chain.rows / chain.seconds if chain.seconds else 0.0
+    out.print(
+        f"{chain.rows:,} events in {chain.chains} chains in {chain.seconds:,.1f} s ({rate:,.0f} a second): "
+        f"{chain.broken:,} broken links; {chain.unsealed:,} events behind the last seal, "
+        f"{chain.unchecked_seals:,} seals by a key that is not at hand, {chain.unchained:,} events from before",
+        soft_wrap=True,
+    )
 
 
 def _print(report: VerifyReport, history: HistoryReport | None) -> None:

@@ -50,12 +50,17 @@ def test_a_running_systems_history_is_sound_and_what_is_doctored_is_found(stack:
 
     eventually(settled, "the ledger has the end of the reservation")
     code, report = verified(stack)
+    assert (stack.data / "seal-key.pem").stat().st_mode & 0o777 == 0o600
+    assert report["chain"]["rows"] >= 5 and not report["chain"]["unchecked_seals"]
+    links = report["chain"]["findings"]
     before = report["history"]["findings"]  # of entries that other tests have forged on this system
     assert code == (0 if report["sound"] else 1)
     assert not [one for one in (*before, *report["findings"]) if task_id in one["subject"]]
     assert report["history"]["events"] >= 5
     with doctored(stack, "attempt.started", task_id, '"attempt_no":1', '"attempt_no":2'):
         code, report = verified(stack)
+    (link,) = [one for one in report["chain"]["findings"] if one not in links]
+    assert "attempt.started" in link["problem"] and "changed" in link["problem"]
     (found,) = [one for one in report["history"]["findings"] if one not in before]
     assert (code, found["check"], found["subject"]) == (1, "history_3_one_answer", f"task {task_id}")
     assert found["expected"] == "attempt 1" and found["found"] == "attempt 2"

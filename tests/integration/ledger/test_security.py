@@ -63,7 +63,7 @@ async def count(connection: Any, name: str, tenant: UUID | None, *users: UUID, r
 async def test_the_right_pair_sees_its_rows(bench: Bench, as_user: Any, relations: list[Any]) -> None:
     blind = {row["name"] for row in relations if not await count(as_user, row["name"], bench.tenant, bench.users[0])}
     internal = {"checkpoints", "dead_letters", "read_audit", "skipped_entries"}
-    internal |= {"webhook_messages", "webhook_gaps", "webhook_ends"}
+    internal |= {"webhook_messages", "webhook_gaps", "webhook_ends", "event_chains", "event_seals"}
     assert blind == {*internal, "tenant_budget_state"}
 
 

@@ -1,0 +1,269 @@
+"""The chain of events: whatever is done to a row behind the ledger's back is found, and named."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from services.ledger import books, migrate, sessions
+from services.ledger.chain import heads
+from services.ledger.chain.audit import ChainReport, verify_chains
+from services.ledger.chain.link import link, links, of_record, of_row, start
+from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem, read_private, read_public
+from services.ledger.chain.sealer import Sealer
+from services.ledger.intake import Record
+from skeldir.embedded import EmbeddedPostgres
+from skeldir.embedded.postgres import ROLES_SQL
+from tests.integration.ledger.conftest import FULL, Bench, eventually
+from tests.unit.ledger.history import History
+
+KEY = Ed25519PrivateKey.generate()
+KEYS = {key_id(KEY.public_key()): KEY.public_key()}
+
+
+class Books:
+    """A partition with events in its chain, and hands that may do anything to them."""
+
+    def __init__(self, bench: Bench, history: History, connection: Any, superuser: Any) -> None:
+        history.partition = bench.partition
+        self.chain = bench.partition.number
+        self.records = history.records()
+        self._url = bench.database_url
+        self.connection = connection
+        self.superuser = superuser
+
+    async def take_in(self, records: list[Record]) -> None:
+        async with self.connection.transaction():
+            await books.take_in(self.connection, records)
+
+    async def seal(self) -> Any:
+        return await heads.seal(self.connection, self.chain, KEY)
+
+    async def tamper(self, statement: str, *arguments: Any) -> None:
+        """What the owner of the database can do."""
+        async with self.superuser.transaction():
+            await self.superuser.execute("SET LOCAL session_replication_role = replica")  # no triggers
+            done = await self.superuser.execute(f"{statement} AND partition = {self.chain}", *arguments)
+            assert not done.endswith(" 0"), done
+
+    async def report(self, keys: Any = KEYS) -> ChainReport:
+        return await verify_chains(self._url, keys, only=self.chain)
+
+    async def found(self) -> list[str]:
+        """Which rows are named."""
+        return [one.subject.removeprefix(f"partition {self.chain} ") for one in (await self.report()).findings]
+
+
+@pytest.fixture(scope="module")
+def database(postgres: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
+    """A database of these tests' own, since they leave ruins: its URL in a role."""
+    name = "chains"
+
+    def url(role: str) -> str:
+        return f"{postgres.url(role).rpartition('/')[0]}/{name}"
+
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name}".encode())
+    with psycopg.connect(url("postgres"), autocommit=True) as inside:
+        inside.execute(ROLES_SQL.read_text().encode())
+    migrate.upgrade(url("skeldir_owner"))
+    yield url
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+async def as_ledger(database: Callable[[str], str]) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(database("skeldir_ledger"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def as_superuser(database: Callable[[str], str]) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(database("postgres"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def bench(bench: Bench, database: Callable[[str], str]) -> Bench:
+    return replace(bench, database_url=database("skeldir_ledger"))
+
+
+@pytest.fixture
+async def chained(bench: Bench, as_ledger: Any, as_superuser: Any) -> Books:
+    found = Books(bench, bench.history(FULL), as_ledger, as_superuser)
+    await found.take_in(found.records[:20])
+    await found.seal()
+    await found.take_in(found.records[20:])
+    return found
+
+
+async def test_what_the_ledger_wrote_is_sound(chained: Books) -> None:
+    report = await chained.report()
+    assert report.sound and report.rows == len(chained.records) > 30
+    assert report.unsealed == report.rows - 20 and not report.unchecked_seals
+    rows = await chained.superuser.fetch("SELECT * FROM events WHERE partition = $1 ORDER BY chain_no", chained.chain)
+    assert [row["id"] for row in rows] == [record.id for record in chained.records]
+    assert [row["chain_hash"] for row in rows] == links(start(chained.chain), map(of_record, chained.records))
+    await chained.seal()
+    assert await chained.seal() is None, "once is enough"
+    assert (await chained.report()).unsealed == 0
+
+
+async def test_duplicates_leave_no_gap(chained: Books, bench: Bench) -> None:
+    again = chained.records[5:9]
+    async with chained.connection.transaction():
+        assert await books.take_in(chained.connection, [*again, *again]) == []
+    assert (await chained.report()).sound
+
+
+CHANGES = {
+    "body": "body = body || ' '",
+    "tenant": "tenant_id = gen_random_uuid()",
+    "time": "time = time + interval '1 microsecond'",
+    "type": "type = 'task.failed'",
+    "stream": "stream = stream || 'x'",
+    "entry": "entry_id = '1-1'",
+    "id": "id = gen_random_uuid()",
+    "correlation": "correlation_id = ''",
+    "cause": "causation_id = gen_random_uuid()",
+    "version": "version = 2",
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_a_changed_row_is_named_and_no_other(chained: Books, change: str) -> None:
+    await chained.tamper(f"UPDATE events SET {CHANGES[change]} WHERE chain_no = 12")
+    assert await chained.found() == ["row 12"]
+
+
+async def test_a_removed_row_is_named(chained: Books) -> None:
+    await chained.tamper("DELETE FROM events WHERE chain_no = 12")
+    assert await chained.found() == ["row 12"]
+
+
+async def test_a_removed_row_is_found_where_the_others_close_up(chained: Books) -> None:
+    await chained.tamper("DELETE FROM events WHERE chain_no = 12")
+    await chained.tamper("UPDATE events SET chain_no = chain_no - 1 WHERE chain_no > 12")
+    assert (await chained.found())[:2] == ["row 12", "seal of row 20"]
+
+
+async def test_rows_in_another_order_are_named(chained: Books) -> None:
+    await chained.tamper("UPDATE events SET chain_no = 25 - chain_no WHERE chain_no IN (12, 13)")
+    assert await chained.found() == ["row 12", "row 13", "row 14"]
+
+
+@pytest.mark.parametrize("place", ["12", "NULL"])
+async def test_an_inserted_row_is_found(chained: Books, place: str) -> None:
+    columns = "partition, stream, entry_id, type, version, time, tenant_id, user_id, subject, causation_id, body"
+    await chained.tamper(
+        f"INSERT INTO events (id, chain_no, chain_hash, {columns}) SELECT gen_random_uuid(), {place}, chain_hash, "
+        f"{columns} FROM events WHERE chain_no = 12"
+    )
+    named = {"12": "row 12", "NULL": f"partition {chained.chain}"}
+    assert set(await chained.found()) == {named[place]}
+
+
+async def test_rows_cut_off_at_the_end_are_found_by_the_last_seal(chained: Books) -> None:
+    await chained.seal()
+    length = len(chained.records)
+    await chained.tamper("DELETE FROM events WHERE chain_no > 15")
+    assert await chained.found() == [f"row 16 to {length}"]
+
+
+async def test_a_chain_that_was_written_anew_is_found_by_its_seal(chained: Books) -> None:
+    """Whoever owns the database can make all hashes again, but not the signature."""
+    await chained.tamper("UPDATE events SET body = body || ' ' WHERE chain_no = 12")
+    before = start(chained.chain)
+    rows = await chained.superuser.fetch("SELECT * FROM events WHERE partition = $1 ORDER BY chain_no", chained.chain)
+    for row in rows:
+        before = link(before, of_row(row))
+        await chained.tamper("UPDATE events SET chain_hash = $1 WHERE id = $2", before, row["id"])
+    await chained.superuser.execute("UPDATE event_chains SET head = $1 WHERE chain = $2", before, chained.chain)
+    assert await chained.found() == ["seal of row 20"]
+    await chained.superuser.execute("SET session_replication_role = replica")
+    query = "SELECT chain_hash FROM events WHERE partition = $1 AND chain_no = 20"
+    head = await chained.superuser.fetchval(query, chained.chain)
+    await chained.superuser.execute("UPDATE event_seals SET head = $1 WHERE chain = $2", head, chained.chain)
+    await chained.superuser.execute("SET session_replication_role = origin")
+    report = await chained.report()
+    assert any("signature" in one.problem for one in report.findings)
+
+
+async def test_a_seal_of_another_key_is_not_taken_for_one_of_ours(chained: Books) -> None:
+    report = await chained.report({})
+    assert report.sound and report.unchecked_seals == 1 and report.unsealed == report.rows
+
+
+async def test_events_from_before_the_chain_are_counted(bench: Bench, as_superuser: Any) -> None:
+    """As the migration leaves them."""
+    chain = bench.partition.number
+    insert = "INSERT INTO events (id, partition, stream, entry_id, type, version, time, subject, body) VALUES"
+    await as_superuser.execute(f"{insert} ($1, $2, 's', '1-1', 't', 1, now(), 's', '{{}}')", UUID(int=chain), chain)
+    await as_superuser.execute(
+        "INSERT INTO event_chains (chain, unchained, head) VALUES ($1, 1, $2)", chain, start(chain)
+    )
+    report = await verify_chains(bench.database_url, KEYS, only=chain)
+    assert report.sound and report.unchained == 1
+
+
+async def test_who_appends_waits_for_who_appends(bench: Bench, as_ledger: Any, as_superuser: Any) -> None:
+    """A retried entry and the writer: one order, no fork."""
+    history = bench.history(FULL)
+    history.partition = bench.partition
+    records = history.records()
+
+    async def append(connection: Any, some: list[Record]) -> None:
+        async with connection.transaction():
+            await books.take_in(connection, some)
+
+    await append(as_ledger, records[:5])
+    other: Any = await asyncpg.connect(bench.database_url)
+    try:
+        async with other.transaction():
+            await books.take_in(other, records[5:10])
+            second = asyncio.create_task(append(as_ledger, records[10:]))
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Lock'"
+
+            async def waiting() -> bool:
+                return bool(await as_superuser.fetchval(waits, as_ledger.get_server_pid()))
+
+            await eventually(waiting, "the second one waits")
+        await second
+    finally:
+        await other.close()
+    report = await verify_chains(bench.database_url, KEYS, only=bench.partition.number)
+    assert report.sound and report.rows == len(records)
+
+
+async def test_a_writer_seals_when_it_is_time(chained: Books, bench: Bench) -> None:
+    async with sessions.pool(bench.database_url, name="sealer", size=1) as pool:
+        by_count = Sealer(KEY, chained.chain, events=10, seconds=3600)
+        await by_count.seal_if_due(pool)
+        assert (await chained.report()).unsealed > 0, "neither is it time, nor are there enough"
+        by_count.appended(9)
+        await by_count.seal_if_due(pool)
+        assert (await chained.report()).unsealed == 0
+        await Sealer(None, chained.chain, events=1, seconds=0).seal_if_due(pool)  # without a key: nothing
+
+
+def test_keys_come_from_files_that_only_their_owner_may_read(tmp_path: Path) -> None:
+    private, public = tmp_path / "key.pem", tmp_path / "key.pub"
+    private.write_text(new_key())
+    public.write_text(public_pem(read_private(private).public_key()))
+    assert key_id(read_public(public)) == key_id(read_public(private))
+    for broken in ("", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"):
+        private.write_text(broken)
+        with pytest.raises(UnusableKey, match=r"key\.pem"):
+            read_public(private)
