@@ -79,6 +79,7 @@ def test_a_kill_switch_by_keyboard_alone_stops_calls(console: Page, stack: Stack
         if console.evaluate("document.activeElement.id") == "stop":
             break
     console.keyboard.press("Enter")
+    expect(console.get_by_label("Reason")).to_be_focused()
     console.keyboard.type("a test of the console")
     console.keyboard.press("Enter")
     expect(console.locator(".reach")).to_contain_text("under way")

@@ -155,7 +155,7 @@ def test_a_kill_switch_by_command_line(user: User) -> None:
 
 def test_a_dry_run_says_what_it_would_stop_and_stops_nothing(user: User) -> None:
     user.row(user.run(prompt={"simulated_cost_cents": 2, "model": "stub:dry"}))
-    waiting = {"task_type": "route", "user_id": user.id, "prompt": {"simulated_delay_ms": 3000}}
+    waiting = {"task_type": "route", "user_id": user.id, "prompt": {"simulated_delay_ms": 9000}}
     user.stack.post("/v1/tasks", waiting, key=user.key)
     engage = ("kill-switch", "engage", "--dry-run", "--reason", "runaway", *user.options)
 
