@@ -24,6 +24,7 @@ SOONEST_S = 10.0
 TIMEOUT_S = 5.0
 MAX_JWKS_BYTES = 2**20
 MAX_TOKENS = 10_000
+MAX_UNKNOWN = 1000
 
 log = structlog.get_logger(__name__)
 
@@ -39,15 +40,17 @@ class Tokens:
         self._known: OrderedDict[bytes, Key] = OrderedDict()
         self._wanted = asyncio.Event()
         self._asked_at = float("-inf")
+        """When the last reading that succeeded began."""
+        self._unknown: OrderedDict[str, float] = OrderedDict()
         self.problem: str | None = "the identity provider's keys have not been read yet"
 
     async def follow(self) -> None:
         """Read the keys now, regularly, and when a token names one that is not known; until cancelled."""
         async with httpx.AsyncClient(timeout=TIMEOUT_S, follow_redirects=False) as client:
             while True:
-                self._asked_at = time.monotonic()
+                began = time.monotonic()
                 self._wanted.clear()
-                await self._refresh(client)
+                await self._refresh(client, began)
                 await asyncio.sleep(SOONEST_S)
                 try:
                     async with asyncio.timeout(REFRESH_S if self.problem is None else 0):
@@ -55,12 +58,12 @@ class Tokens:
                 except TimeoutError:
                     continue
 
-    def learn(self, document: bytes) -> None:
-        """Go by these keys from now on. Raises ValueError, jwt.PyJWTError for what is no JWKS."""
+    def learn(self, document: bytes, asked_at: float) -> None:
+        """Go by these keys, asked for at this (monotonic) second. Raises ValueError, jwt.PyJWTError for what is no JWKS."""
         keys = read_keys(document)
         if document != self._document:
             self._known.clear()  # what a key confirmed that was withdrawn is confirmed no more
-        self._keys, self._document, self.problem = keys, document, None
+        self._keys, self._document, self.problem, self._asked_at = keys, document, None, asked_at
 
     def key_of(self, token: str, now_ms: int) -> Key:
         """The key that this token stands for. Raises TokenRefused."""
@@ -80,7 +83,7 @@ class Tokens:
             key_id = jwt.get_unverified_header(token).get("kid")
             key = self._keys.get(key_id)
             if key is None:
-                raise self._unknown_key()
+                raise self._unknown_key(key_id)
             # The algorithm is that of the published key, whatever the token says; times are checked by our clock.
             options: Any = {"verify_exp": False, "verify_nbf": False, "verify_iat": False, "verify_aud": False}
             found: dict[str, Any] = jwt.decode(token, key, algorithms=ALGORITHMS, options=options)
@@ -88,15 +91,20 @@ class Tokens:
         except jwt.PyJWTError as error:
             raise TokenRefused(f"the token is not valid: {error}") from error
 
-    def _unknown_key(self) -> TokenRefused:
+    def _unknown_key(self, key_id: Any) -> TokenRefused:
+        """Refused for good only by a reading that began after the key was first named: it may be a new one."""
+        now = time.monotonic()
+        first_named = self._unknown.setdefault(str(key_id)[:200], now)
+        if len(self._unknown) > MAX_UNKNOWN:
+            self._unknown.popitem(last=False)
         self._wanted.set()
-        if self.problem is not None or time.monotonic() - self._asked_at > SOONEST_S:
+        if self.problem is not None or self._asked_at <= first_named:
             return TokenRefused(self.problem or "the identity provider is asked for its keys again", "unavailable")
         return TokenRefused("the token is signed by a key that the identity provider does not publish")
 
-    async def _refresh(self, client: httpx.AsyncClient) -> None:
+    async def _refresh(self, client: httpx.AsyncClient, began: float) -> None:
         try:
-            self.learn(await _body(client, self._url))
+            self.learn(await _body(client, self._url), began)
         except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
             self.problem = f"the identity provider's keys cannot be read: {type(error).__name__}"
             log.warning("no keys of the identity provider", problem=f"{type(error).__name__}: {error}")

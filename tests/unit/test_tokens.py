@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -44,7 +45,7 @@ def published(*, without: str = "") -> bytes:
 @pytest.fixture
 def tokens() -> Tokens:
     found = Tokens("http://unused", CLAIMS)
-    found.learn(published())
+    found.learn(published(), time.monotonic())
     return found
 
 
@@ -119,9 +120,23 @@ def test_a_token_is_looked_at_again_when_its_time_is_over_or_its_key_withdrawn(t
     tokens.key_of(token, NOW_MS)
     with pytest.raises(TokenRefused, match="expired"):
         tokens.key_of(token, NOW_MS + 90_000)
-    tokens.learn(published(without="rsa"))
+    tokens.learn(published(without="rsa"), time.monotonic())
     with pytest.raises(TokenRefused):
         tokens.key_of(token, NOW_MS)
+
+
+def test_a_key_that_is_not_known_yet_is_asked_for_before_its_token_is_refused() -> None:
+    tokens = Tokens("http://unused", CLAIMS)
+    tokens.learn(published(without="rsa"), time.monotonic())
+    said = []
+    for document in (published(without="rsa"), published(without="rsa"), published()):
+        with pytest.raises(TokenRefused) as refused:
+            tokens.key_of(signed(), NOW_MS)
+        said.append(refused.value.kind)
+        asked_at = time.monotonic() if said != ["unavailable"] else float("-inf")  # the first was asked for before
+        tokens.learn(document, asked_at)
+    assert said == ["unavailable", "unavailable", "invalid"]
+    assert tokens.key_of(signed(), NOW_MS).tenant_id == TENANT
 
 
 def test_without_keys_nobody_is_told_that_their_token_is_wrong() -> None:
