@@ -13,10 +13,11 @@ if TYPE_CHECKING:
 
 STUB = "stub"
 OPENAI = "openai"
-PROVIDERS = frozenset({STUB, OPENAI})
+ANTHROPIC = "anthropic"
+PROVIDERS = frozenset({STUB, OPENAI, ANTHROPIC})
 # By what their names begin with: they think before they answer, and what they think is paid for and not shown.
 REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
-DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini"}
+DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini", ANTHROPIC: "claude-haiku-4-5"}
 
 
 class CompatibleProvider(BaseModel):

@@ -150,7 +150,7 @@ def most_tokens(task: Task, max_output_tokens: int | None) -> int:
 
 
 def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:
-    formatted = any(prompt.get(name) for name in ("tools", "functions", "response_format"))
+    formatted = any(prompt.get(name) for name in ("tools", "functions", "response_format", "output_config"))
     added = formatted or isinstance(prompt.get("text"), dict)  # the format, of a response
     messages = TOKENS_PER_MESSAGE * max(1, len(items(prompt)))
     return prompt_bytes + messages + TOKENS_PER_IMAGE * images(prompt) + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added

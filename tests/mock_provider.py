@@ -54,6 +54,14 @@ class Reply:
             yield json.dumps(self.pieces[-1]).encode()
         yield b"[DONE]"
 
+    def frame(self, data: bytes) -> bytes:
+        """One server-sent event."""
+        return b"data: %s\n\n" % data
+
+    def streams(self, path: str, asked: dict[str, Any]) -> bool:
+        """Whether this answer comes in pieces."""
+        return bool(asked.get("stream")) and self.status == 200 and self.body is None
+
     def _default_pieces(self) -> Iterator[dict[str, Any]]:
         for number, word in enumerate(str(self.text).split(" ")):
             yield piece({"role": "assistant", "content": word} if number == 0 else {"content": f" {word}"})
@@ -133,6 +141,11 @@ class MockProvider:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @property
+    def origin(self) -> str:
+        """For SDKs that put the version before the path by themselves."""
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
     def charged_calls(self) -> int:
         """How many calls the provider bills."""
         return sum(call.reply.charged for call in self.calls)
@@ -158,7 +171,7 @@ class MockProvider:
                 if leaving.done():
                     self.abandoned += 1
                     return False
-                event = b"data: %s\n\n" % data
+                event = reply.frame(data)
                 writer.write(b"%x\r\n%s\r\n" % (len(event), event))
                 await writer.drain()
             writer.write(b"0\r\n\r\n")
@@ -202,7 +215,7 @@ class MockProvider:
         await asyncio.sleep(reply.delay_s)
         if reply.drop == "unanswered":
             return False
-        if asked.get("stream") and reply.status == 200 and reply.body is None:
+        if reply.streams(path, asked):
             return await self._stream(reply, reader, writer)
         content = reply.content()
         lines = [

@@ -106,7 +106,7 @@ def cut(delivery: Delivery, number: int, why: Cut, streaming: Streaming, latency
 
 def thinks(task: Task) -> bool:
     """Whether the model may have written tokens that nobody saw."""
-    asked = any(task.prompt.get(name) for name in ("reasoning_effort", "reasoning"))
+    asked = any(task.prompt.get(name) for name in ("reasoning_effort", "reasoning", "thinking", "output_config"))
     return asked or task.model.rsplit("/", 1)[-1].startswith(REASONING_MODELS)
 
 

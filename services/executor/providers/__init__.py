@@ -9,7 +9,7 @@ from services.executor.providers.keys import keys_in
 from services.executor.providers.protocol import Answer, Call, Chunk, Hear, Provider, ProviderFailure, Responds
 from services.executor.providers.stub import StubProvider
 from services.executor.providers.unconfigured import Unconfigured
-from shared.models import OPENAI, STUB
+from shared.models import ANTHROPIC, OPENAI, STUB
 from shared.settings import Settings
 
 __all__ = ["Answer", "Call", "Chunk", "Hear", "Provider", "ProviderFailure", "Responds", "by_name"]
@@ -21,6 +21,7 @@ NO_KEY = "none"
 def by_name(settings: Settings, environ: Mapping[str, str] = os.environ) -> Mapping[str, Provider]:
     """The providers, by the name that stands before the colon of a model."""
     known: dict[str, Provider] = {STUB: StubProvider(), OPENAI: _openai("OPENAI_API_KEY", None, environ)}
+    known[ANTHROPIC] = _anthropic(environ)
     for name, one in settings.openai_compatible.items():
         known[name] = _openai(one.key_env, one.base_url, environ)
     return known
@@ -34,3 +35,11 @@ def _openai(variable: str | None, base_url: str | None, environ: Mapping[str, st
     from services.executor.providers.openai import OpenAIProvider
 
     return OpenAIProvider(keys, base_url)
+
+
+def _anthropic(environ: Mapping[str, str]) -> Provider:
+    if not (keys := keys_in(environ.get("ANTHROPIC_API_KEY"))):
+        return Unconfigured("ANTHROPIC_API_KEY")
+    from services.executor.providers.anthropic import AnthropicProvider
+
+    return AnthropicProvider(keys)

@@ -103,6 +103,7 @@ def tokens_of(usage: Any) -> Tokens | None:
         outputs,
         cache_read=_detail(usage, "prompt_tokens_details", "cached_tokens"),
         cache_write=_detail(usage, "prompt_tokens_details", "cache_write_tokens"),
+        cache_write_1h=_detail(usage, "prompt_tokens_details", "cache_write_1h_tokens"),
         reasoning=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
         input_audio=_detail(usage, "prompt_tokens_details", "audio_tokens"),
         output_audio=_detail(usage, "completion_tokens_details", "audio_tokens"),

@@ -16,21 +16,12 @@ from services.executor.providers.chunks import Assembly, in_one_piece
 from services.executor.providers.completion import answer_of, read_completion, read_embeddings
 from services.executor.providers.failures import of_status, redacted
 from services.executor.providers.keys import Keys
+from services.executor.providers.prompt import asked_of, messages_of
 from services.executor.providers.protocol import Answer, Call, Chunk, Hear, ProviderFailure
+from services.executor.providers.wire import bounded, of_lost_connection, server_sent
 from shared.models import REASONING_MODELS
 
-# Ours, or the stub's: never sent to a provider.
-_NOT_SENT = frozenset(
-    {
-        "model", "input", "text", "messages", "max_tokens", "max_completion_tokens", "stream", "stream_options",
-        "cache_enabled", "cache_watermark", "kill_switch", "retry_safe", "raise_error",
-    }
-)  # fmt: skip
 _OUTPUT_BOUNDS = frozenset({"max_tokens", "max_completion_tokens"})
-_BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
-MAX_ANSWER_BYTES = 4 * 2**20
-# A chunk of three letters has some 200 bytes around them.
-MAX_STREAM_BYTES = 16 * MAX_ANSWER_BYTES
 
 
 class OpenAIProvider:
@@ -52,7 +43,7 @@ class OpenAIProvider:
                 extra_headers=headers_of(call),
                 extra_body=parameters,
             ) as response:
-                body = await _bounded(response)
+                body = await bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise self._failure(key, error) from error
         return read_completion(body, call)
@@ -71,7 +62,7 @@ class OpenAIProvider:
                 extra_body={**parameters, "stream": True, "stream_options": options},
             ) as response:
                 if "json" in response.headers.get("content-type", ""):  # a server that cannot stream
-                    return in_one_piece(read_completion(await _bounded(response), call), hear)
+                    return in_one_piece(read_completion(await bounded(response), call), hear)
                 completion = await _heard(response, hear)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise self._failure(key, error) from error
@@ -85,7 +76,7 @@ class OpenAIProvider:
                 model=call.model, timeout=call.timeout_s, extra_headers=headers_of(call), extra_body=body
             ) as response:
                 if hear is None or "json" in response.headers.get("content-type", ""):
-                    return responses.read_response(await _bounded(response), call)
+                    return responses.read_response(await bounded(response), call)
                 whole = await _responded(response, hear)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise self._failure(key, error) from error
@@ -104,7 +95,7 @@ class OpenAIProvider:
                 encoding_format=body.pop("encoding_format", "float"),
                 extra_body=body,
             ) as response:
-                raw = await _bounded(response)
+                raw = await bounded(response)
         except (openai.OpenAIError, httpx2.HTTPError) as error:
             raise self._failure(key, error) from error
         return read_embeddings(raw, call)
@@ -125,16 +116,6 @@ def _client(key: str, base_url: str | None) -> AsyncOpenAI:
     client.organization = client.project = None
     client._custom_headers = {}
     return client
-
-
-async def _bounded(response: Any) -> bytes:
-    body = bytearray()
-    async for part in response.iter_bytes():
-        body += part
-        if len(body) > MAX_ANSWER_BYTES:
-            problem = f"the answer has more than {MAX_ANSWER_BYTES} bytes"
-            raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
-    return bytes(body)
 
 
 async def _heard(response: Any, hear: Hear) -> dict[str, Any]:
@@ -160,7 +141,7 @@ async def _responded(response: Any, hear: Hear) -> dict[str, Any]:
 
 
 async def _chunks(response: Any) -> AsyncIterator[Chunk]:
-    async for data in _server_sent(response):
+    async for data in server_sent(response):
         if data == b"[DONE]":
             break
         try:
@@ -173,38 +154,6 @@ async def _chunks(response: Any) -> AsyncIterator[Chunk]:
         yield Chunk(body, data)
 
 
-async def _server_sent(response: Any) -> AsyncIterator[bytes]:
-    """The data of each server-sent event, on one line. Other fields have no meaning in OpenAI's streams."""
-    size, rest, data = 0, b"", []
-    async for part in response.iter_bytes():
-        size += len(part)
-        if size > MAX_STREAM_BYTES or len(rest) > MAX_ANSWER_BYTES:
-            problem = f"the stream has more than {MAX_STREAM_BYTES} bytes, or one line more than {MAX_ANSWER_BYTES}"
-            raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
-        *lines, rest = (rest + part).split(b"\n")
-        for line in lines:
-            line = line.rstrip(b"\r")
-            if line.startswith(b"data:"):
-                data.append(line[5:].strip())
-            elif not line and data:
-                yield b" ".join(data)
-                data = []
-    if data:
-        yield b" ".join(data)
-
-
-def messages_of(prompt: dict[str, Any]) -> Any:
-    """`messages`, else `input` or `text` as the user's words. Raises ProviderFailure, which is the caller's fault."""
-    messages = prompt.get("messages")
-    if isinstance(messages, list) and messages and all(isinstance(message, dict) for message in messages):
-        return messages
-    text = prompt.get("input", prompt.get("text"))
-    if messages or not isinstance(text, str):
-        problem = "give messages (a list of objects), input or text (a string)"
-        raise ProviderFailure("InvalidPrompt", problem, counts_for_breaker=False, asked=False)
-    return [{"role": "user", "content": text}]
-
-
 def headers_of(call: Call) -> dict[str, str]:
     """The task's id, by which a repeat is known, and the attempt's, by which the provider's support finds this call."""
     return {"Idempotency-Key": call.idempotency_key, "X-Client-Request-Id": call.attempt_id}
@@ -212,11 +161,7 @@ def headers_of(call: Call) -> dict[str, str]:
 
 def parameters_of(call: Call) -> dict[str, Any]:
     """What the caller asked for beside the messages, with the output bound that the reservation rests on."""
-    found = {
-        name: value
-        for name, value in call.prompt.items()
-        if name not in _NOT_SENT and not name.startswith("simulated_")
-    }
+    found = asked_of(call.prompt)
     newer = "max_completion_tokens" in call.prompt or call.model.startswith(REASONING_MODELS)
     if call.max_output_tokens is not None:
         found["max_completion_tokens" if newer else "max_tokens"] = call.max_output_tokens
@@ -229,7 +174,4 @@ def failure_of(error: openai.OpenAIError | httpx2.HTTPError, detail: str) -> Pro
     if isinstance(error, openai.APIStatusError):
         return of_status(kind, detail, error.status_code, error.response.headers, time.time())
     cause = error.__cause__ if isinstance(error, openai.APIConnectionError) else error
-    if isinstance(cause, _BEFORE_THE_REQUEST):
-        return ProviderFailure(kind, detail, retry=True)
-    # The request was sent: it may have been worked off, and charged, though its answer was lost or cannot be read.
-    return ProviderFailure(kind, detail, spend="uncertain")
+    return of_lost_connection(kind, detail, cause)

@@ -15,7 +15,7 @@ from services.executor import ends, storable
 from services.executor.providers.chunks import Assembly
 from services.executor.providers.completion import read_completion
 from services.executor.providers.failures import retry_after
-from services.executor.providers.openai import messages_of
+from services.executor.providers.prompt import messages_of
 from services.executor.providers.protocol import Answer, Call, Chunk, ProviderFailure
 from services.executor.providers.stub import StubProvider
 from shared.events.envelope import Payload

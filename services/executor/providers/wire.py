@@ -1,0 +1,54 @@
+"""Reading a response's bytes, within bounds (a provider that does not stop is cut off), and what a lost one means."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2  # the SDKs' own transport: what it raises stands behind their errors, and now and then in their place
+
+from services.executor.providers.protocol import ProviderFailure
+
+_BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+MAX_ANSWER_BYTES = 4 * 2**20
+# A chunk of three letters has some 200 bytes around them.
+MAX_STREAM_BYTES = 16 * MAX_ANSWER_BYTES
+
+
+async def bounded(response: Any) -> bytes:
+    """The whole body. Raises ProviderFailure for one that is too large."""
+    body = bytearray()
+    async for part in response.iter_bytes():
+        body += part
+        if len(body) > MAX_ANSWER_BYTES:
+            problem = f"the answer has more than {MAX_ANSWER_BYTES} bytes"
+            raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
+    return bytes(body)
+
+
+async def server_sent(response: Any) -> AsyncIterator[bytes]:
+    """The data of each server-sent event, on one line. Raises as `bounded`."""
+    size, rest, data = 0, b"", []
+    async for part in response.iter_bytes():
+        size += len(part)
+        if size > MAX_STREAM_BYTES or len(rest) > MAX_ANSWER_BYTES:
+            problem = f"the stream has more than {MAX_STREAM_BYTES} bytes, or one line more than {MAX_ANSWER_BYTES}"
+            raise ProviderFailure("AnswerTooLarge", problem, spend="uncertain")
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            line = line.rstrip(b"\r")
+            if line.startswith(b"data:"):
+                data.append(line[5:].strip())
+            elif not line and data:
+                yield b" ".join(data)
+                data = []
+    if data:
+        yield b" ".join(data)
+
+
+def of_lost_connection(kind: str, detail: str, cause: BaseException | None) -> ProviderFailure:
+    """No response came, or not all of it; `cause` is what the transport raised."""
+    if isinstance(cause, _BEFORE_THE_REQUEST):
+        return ProviderFailure(kind, detail, retry=True)
+    # The request was sent: it may have been worked off, and charged, though its answer was lost or cannot be read.
+    return ProviderFailure(kind, detail, spend="uncertain")
