@@ -59,7 +59,7 @@ class Tokens:
                     continue
 
     def learn(self, document: bytes, asked_at: float) -> None:
-        """Go by these keys, asked for at this (monotonic) second. Raises ValueError, jwt.PyJWTError for what is no JWKS."""
+        """Go by these keys, asked for at this (monotonic) second. Raises ValueError, jwt.PyJWTError."""
         keys = read_keys(document)
         if document != self._document:
             self._known.clear()  # what a key confirmed that was withdrawn is confirmed no more
