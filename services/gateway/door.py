@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect, Request
 
 from services.gateway.acceptance import Acceptor
+from services.gateway.allowance import headers_of
 from services.gateway.auth import Doorkeeper, user_for
 from services.gateway.capacity import Capacity
 from services.gateway.history import History
@@ -42,6 +43,8 @@ class Submitted:
     request_id: str
     event: Envelope
     result: TaskResult | None
+    remaining: dict[str, str]
+    """Headers that say what remains of the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +113,22 @@ class Door:
         event = self._event(request, key, task, origin, operation)
         task_id = UUID(event.subject)
         try:
+            remaining: dict[str, str] = {}
             if wait_s > 0:
                 async with self.results.expect(task_id) as future:
                     result = await self._accept(event, origin, task, _is_named(request, task))
                     if result is None:
                         result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
+                    remaining = self.remaining(task_id)
             else:
                 result = await self._accept(event, origin, task, _is_named(request, task))
         except TooManyWait as error:
             raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
-        return Submitted(task_id, event.data.task.request_id, event, result)  # type: ignore[attr-defined]
+        return Submitted(task_id, event.data.task.request_id, event, result, remaining)  # type: ignore[attr-defined]
+
+    def remaining(self, task_id: UUID) -> dict[str, str]:
+        """What remains of the limits, as headers, while the task is expected; nothing where it was decided before."""
+        return headers_of(self.results.decision(task_id), self._clock.now_ms())
 
     @asynccontextmanager
     async def submit_streamed(

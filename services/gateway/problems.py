@@ -23,11 +23,13 @@ class Problem(Exception):
         self.detail = detail
         self.retry_after_s = retry_after_s
         self.retry = retry
+        self.headers: dict[str, str] = {}
+        """Of the response, beside those that follow from the problem."""
 
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
     """The response for a problem, in the shape that the path's clients read."""
-    headers = {}
+    headers = dict(problem.headers)
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))
     if problem.status == 401:

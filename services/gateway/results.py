@@ -14,6 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.gateway.allowance import DECISIONS, SAID
 from services.gateway.metrics import WAITING
 from shared.events.registry import EVENTS
 from shared.events.results import END_EVENTS, TaskResult, result_of
@@ -50,6 +51,7 @@ class Results:
         self._pipeline = ScriptPipeline(redis)
         self._partitions = partitions
         self._waiting: dict[str, set[asyncio.Future[TaskResult]]] = {}
+        self._decisions: dict[str, dict[str, Any]] = {}
         self._watching: dict[str, set[asyncio.Queue[dict[str, Any]]]] = {}
         self._waiters = 0
         self._watchers = 0
@@ -77,6 +79,11 @@ class Results:
             waiting.discard(future)
             if not waiting:
                 self._waiting.pop(str(task_id), None)
+                self._decisions.pop(str(task_id), None)
+
+    def decision(self, task_id: UUID) -> dict[str, Any]:
+        """What the newest decision about a task that is expected says of limits; empty where none has come by."""
+        return self._decisions.get(str(task_id), {})
 
     async def wait(
         self, tenant_id: UUID, task_id: UUID, future: asyncio.Future[TaskResult], seconds: float
@@ -171,14 +178,16 @@ class Results:
         if not self._waiting and not self._watching:
             return
         for _, fields in page:
-            ends = fields.get(b"type") in _ENDS
-            if not ends and not self._watching:
+            ends, decides = fields.get(b"type") in _ENDS, fields.get(b"type") in DECISIONS
+            if not ends and not decides and not self._watching:
                 continue
             try:
                 raw = orjson.loads(fields[b"data"])
                 subject = raw["subject"]
                 for queue in self._watching.get(subject, ()):
                     _offer(queue, raw)
+                if decides and subject in self._waiting:
+                    self._decisions[subject] = {name: raw["data"].get(name) for name in SAID}
                 if ends and subject in self._waiting:
                     result = result_of(EVENTS.decode(fields[b"data"]))
                     for future in self._waiting[subject]:

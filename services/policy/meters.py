@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -80,7 +79,6 @@ class Wanted:
 
     def explanation(self) -> dict[str, Any]:
         """For the person whose task does not fit."""
-        end_ms = window_end_ms(self.quota.window, self.start)
         return {
             "scope": self.quota.named,
             "unit": self.quota.unit,
@@ -90,7 +88,7 @@ class Wanted:
             "spent": self.meter.spent,
             "reserved": self.meter.reserved,
             "wanted": self.amount,
-            "resets_at": None if end_ms is None else datetime.fromtimestamp(end_ms / 1000, UTC).isoformat(),
+            "resets_at_ms": window_end_ms(self.quota.window, self.start),
             "quota": self.quota.quota_id,
         }
 

@@ -241,8 +241,14 @@ def test_a_quota_holds_in_a_burst_and_says_what_is_left(user: User) -> None:
     (quota,) = json.loads(user.stack.cli("limits", "show", *user.options, "--json").stdout)["quotas"]
     assert (quota["value"], quota["spent"], quota["held"], quota["free"]) == (20, 20, 0, 0)
     assert user.stack.run("explanation", key=user.key)["status"] == "success"
+    body = {"model": "stub:model", "messages": [{"role": "user", "content": "hi"}]}
+    for stream in (False, True):
+        refused = user.stack.post("/v1/chat/completions", {**body, "stream": stream}, key=user.key)
+        assert (refused.status_code, refused.headers["x-ratelimit-remaining-requests"]) == (429, "0")
+        assert 0 < int(refused.headers["retry-after"]) <= 31 * 86_400
     user.stack.cli("limits", "unset", *user.options, "--task-type", "route", "--limit", "calls", "--per", "month")
-    assert user.run()["status"] == "success"
+    answered = user.stack.post("/v1/chat/completions", body, key=user.key)
+    assert (answered.status_code, answered.headers["x-skeldir-remaining-cents"]) == (200, "500")
 
 
 def test_the_examples_of_the_page_about_limits(user: User) -> None:

@@ -47,8 +47,9 @@ def router(door: Door) -> APIRouter:
             usage = isinstance(options, dict) and bool(options.get("include_usage"))
             return StreamedAnswer(door, request, key, task, dialects.Chat(usage))
         wait_s = door.settings.max_wait_seconds
-        result = _answered(await door.submit(request, key, task, origin="openai", wait_s=wait_s))
-        return JSONResponse(openai_shape.completion(result, int(time.time())), headers=_headers(result))
+        submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s)
+        result = _answered(submitted)
+        return JSONResponse(openai_shape.completion(result, int(time.time())), headers=_headers(result, submitted))
 
     @routes.post("/responses", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's responses, governed")
     async def responses(request: Request) -> Response:
@@ -60,7 +61,7 @@ def router(door: Door) -> APIRouter:
         wait_s = door.settings.max_wait_seconds
         submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s, operation="responses")
         result = _answered(submitted)
-        return JSONResponse(dialects.response(result), headers=_headers(result))
+        return JSONResponse(dialects.response(result), headers=_headers(result, submitted))
 
     @routes.post("/embeddings", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's embeddings, governed")
     async def embeddings(request: Request) -> Response:
@@ -72,7 +73,7 @@ def router(door: Door) -> APIRouter:
         result = _answered(submitted)
         if result.completion is None:
             raise Problem(502, "no_embeddings", f"task {result.task_id} has no embeddings", retry=False)
-        return JSONResponse(result.completion, headers=_headers(result))
+        return JSONResponse(result.completion, headers=_headers(result, submitted))
 
     return routes
 
@@ -134,9 +135,11 @@ def _answered(submitted: Submitted) -> TaskResult:
         detail = f"task {submitted.task_id} has not ended in time; ask again with the same Idempotency-Key"
         raise Problem(504, "still_pending", detail, retry=False)
     if problem := openai_shape.problem_of(result):
+        problem.headers |= submitted.remaining
         raise problem
     return result
 
 
-def _headers(result: TaskResult) -> dict[str, str]:
-    return {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
+def _headers(result: TaskResult, submitted: Submitted) -> dict[str, str]:
+    cost = {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
+    return {**cost, **submitted.remaining}

@@ -115,6 +115,7 @@ class StreamedAnswer(Response):
 
     async def _end(self, result: TaskResult, listened: Listened, send: Send) -> None:
         if problem := openai_shape.problem_of(result):
+            problem.headers |= self._door.remaining(listened.task_id)
             raise problem
         if not self._started:
             await self._start(listened, send)
@@ -139,6 +140,7 @@ class StreamedAnswer(Response):
             (b"content-type", b"text/event-stream; charset=utf-8"),
             (b"cache-control", b"no-cache"),
             (b"x-skeldir-task-id", str(listened.task_id).encode()),
+            *((name.encode(), value.encode()) for name, value in self._door.remaining(listened.task_id).items()),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 

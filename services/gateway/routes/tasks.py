@@ -40,7 +40,7 @@ def router(door: Door) -> APIRouter:
         task = _parsed(await door.body(request), door)
         wait_s = wait_of(request, door.settings.max_wait_seconds)
         submitted = await door.submit(request, key, task, origin="http", wait_s=wait_s)
-        location = {"Location": f"/v1/tasks/{submitted.task_id}"}
+        location = {"Location": f"/v1/tasks/{submitted.task_id}", **submitted.remaining}
         if submitted.result is not None and wait_s > 0:
             return _json(submitted.result.shown(), 200, location)
         pending = {

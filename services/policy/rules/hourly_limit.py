@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.policy.budget import fits, hourly_cap
+from services.policy.budget import end_of_hour_ms, fits, hourly_cap
 from services.policy.rules import Book, Circumstances, Refusal, Request
 from services.policy.state import Bucket
 from shared.events.decisions import BlockReason
@@ -15,7 +15,9 @@ def check_shutoff(book: Book, request: Request, now: Circumstances) -> Refusal |
     # A threshold of 0 allows what costs nothing; the reservation below refuses the rest.
     if cap is None or cap == 0 or spent < cap:
         return None
-    return Refusal(BlockReason.HOURLY_THRESHOLD, {"spent": spent, "threshold": cap})
+    return Refusal(
+        BlockReason.HOURLY_THRESHOLD, {"spent": spent, "threshold": cap, "resets_at_ms": end_of_hour_ms(request.hour)}
+    )
 
 
 def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
@@ -25,5 +27,6 @@ def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
         cap = hourly_cap(now, request.tenant_id, user_id)
         if not fits(bucket, request.amount, cap):
             seen = {"scope": scope, "spent": bucket.spent, "reserved": bucket.reserved, "threshold": cap}
-            return Refusal(BlockReason.HOURLY_THRESHOLD, {**seen, "wanted": request.amount})
+            free = {"wanted": request.amount, "resets_at_ms": end_of_hour_ms(request.hour)}
+            return Refusal(BlockReason.HOURLY_THRESHOLD, {**seen, **free})
     return None

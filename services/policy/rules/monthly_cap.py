@@ -6,6 +6,7 @@ from services.policy.budget import fits, monthly_cap
 from services.policy.rules import Book, Circumstances, Refusal, Request
 from services.policy.state import Bucket
 from shared.events.decisions import BlockReason
+from shared.quotas import window_end_ms
 
 
 def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
@@ -15,5 +16,6 @@ def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
         cap = monthly_cap(now, request.tenant_id, user_id)
         if not fits(bucket, request.amount, cap):
             seen = {"scope": scope, "spent": bucket.spent, "reserved": bucket.reserved, "cap": cap}
-            return Refusal(BlockReason.MONTHLY_CAP, {**seen, "wanted": request.amount})
+            free = {"wanted": request.amount, "resets_at_ms": window_end_ms("month", request.month)}
+            return Refusal(BlockReason.MONTHLY_CAP, {**seen, **free})
     return None

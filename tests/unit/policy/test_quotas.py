@@ -82,7 +82,10 @@ def test_the_refusal_says_which_quota_what_is_left_and_until_when() -> None:
     assert said["scope"] == {"user_id": str(ALICE.user_id), "task_type": "route"}
     assert (said["unit"], said["window"], said["limit"]) == ("calls", "hour", 1)
     assert (said["spent"], said["reserved"], said["wanted"]) == (1, 0, 1)
-    assert (said["window_start"], said["resets_at"]) == ("2026-11-18T11", "2026-11-18T12:00:00+00:00")
+    assert (said["window_start"], said["resets_at_ms"]) == (
+        "2026-11-18T11",
+        (START_MS // (60 * MINUTE) + 1) * 60 * MINUTE,
+    )
 
 
 @pytest.mark.parametrize(

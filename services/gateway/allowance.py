@@ -1,0 +1,54 @@
+"""What remains of the limits, as response headers: of the decision about the task that is answered. Pure."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from shared.money import to_cents
+
+DECISIONS = frozenset({b"task.allowed", b"task.blocked"})
+SAID = ("balances", "quotas", "explanation")
+# OpenAI's names, which its clients and others know.
+_NAMES = {"calls": "requests", "tokens": "tokens"}
+
+
+def headers_of(decision: dict[str, Any], now_ms: int) -> dict[str, str]:
+    """The headers for what a decision says (`SAID`), as it stands in the log. What this task holds counts as used.
+
+    Of several quotas the one speaks of which least remains. One in shadow mode bounds nothing.
+    """
+    refused = decision.get("explanation") or {}
+    quotas = [one for one in decision.get("quotas") or () if not one.get("shadow")]
+    if "unit" in refused:
+        quotas.append(refused)
+    found: dict[str, str] = {}
+    for unit, name in _NAMES.items():
+        if of_unit := [one for one in quotas if one["unit"] == unit]:
+            least = min(of_unit, key=_left)
+            found[f"x-ratelimit-limit-{name}"] = str(least["limit"])
+            found[f"x-ratelimit-remaining-{name}"] = str(_left(least))
+            found[f"x-ratelimit-reset-{name}"] = _duration(least["resets_at_ms"] - now_ms)
+    money = [
+        _left({**one, "limit": one["cap"]}) for one in decision.get("balances") or () if one.get("cap") is not None
+    ]
+    money += [_left(one) for one in quotas if one["unit"] == "money"]
+    if money:
+        found["x-skeldir-remaining-cents"] = f"{to_cents(min(money)):f}"
+    if (free_ms := refused.get("resets_at_ms")) is not None:
+        found["retry-after"] = str(max(1, math.ceil((free_ms - now_ms) / 1000)))
+    return found
+
+
+def _left(one: dict[str, Any]) -> int:
+    return max(0, int(one["limit"]) - int(one["spent"]) - int(one["reserved"]))
+
+
+def _duration(milliseconds: int) -> str:
+    """As OpenAI writes it: `850ms`, `17s`, `6m0s`, `2h0m3s`."""
+    if milliseconds < 1000:
+        return f"{max(0, milliseconds)}ms"
+    seconds = math.ceil(milliseconds / 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
