@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -11,7 +11,19 @@ import orjson
 
 from services.executor import ends
 from services.executor.delivery import Delivery, delivery_of
-from services.executor.execution import Expired, Go, Lost, Over, Record, Stop, before, permission, without_answer
+from services.executor.execution import (
+    Expired,
+    Go,
+    Lost,
+    Over,
+    Permission,
+    Record,
+    Stop,
+    before,
+    before_call,
+    permission,
+    without_answer,
+)
 from services.executor.providers.protocol import Answer, ProviderFailure
 from services.policy import store
 from services.policy.commit import commands
@@ -23,6 +35,7 @@ from services.policy.rules.idempotency import TaskRecord
 from services.policy.state import Circumstances
 from services.policy.turn import Turn
 from shared.control_acts import Act, Reconciliation
+from shared.events.decisions import BreakerState
 from shared.events.envelope import Envelope, Payload, new
 from shared.events.registry import EVENTS
 from shared.events.tasks import Task, TaskSubmitted, TaskType, task_id_of
@@ -135,6 +148,27 @@ def steward(world: World, name: str) -> Steps:
 _UNITS = {"calls": "calls", "cents": "money", "tokens": "tokens", "max_in_flight": "in_flight"}
 
 
+def breakers(world: World, name: str) -> Steps:
+    """Opens the model's breaker by dice, has it half-open, and closes it: what the elected writer would publish."""
+    version, before = 0, BreakerState.CLOSED
+    if world.dice.random() < 0.6:
+        return  # it stops what other faults need to be seen
+    while True:
+        yield world.dice.randrange(1000, 3000)
+        if not world.faults:
+            return
+        for state in (BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED):
+            version += 1
+            how = {"state": state, "previous": before, "version": version}
+            probes = CONFIG.provider_breakers.probes if state is BreakerState.HALF_OPEN else 0
+            about = {"provider": "stub", "model": "m", **how, "probes": probes, "reason": state.value}
+            _publish(world, name, {"type": "provider_breaker.changed", **about})
+            world.breaker.append((world.log.control[-1][0], world.now_ms, state))
+            before = state
+            if state is not BreakerState.CLOSED:
+                yield world.dice.randrange(600, 2500)
+
+
 def bookkeeper(world: World, name: str) -> Steps:
     """Reconciles what is held, once no call for it can start or end any more: by the provider's own account."""
     since: dict[str, int] = {}
@@ -224,7 +258,7 @@ def _lead(world: World, name: str, token: int, control: ControlView) -> Steps:
 def _load(world: World) -> tuple[Desk, dict[str, str]]:
     stored = world.log.hashes.get(PARTITION.policy, {})
     positions = {name: str(stored.get(name, "0-0")) for name in INPUTS}
-    desk = Desk()
+    desk = Desk(probes=store.decode_probes(stored.get(store.PROBES)))
     held = []
     for key, data in world.log.hashes.get(PARTITION.parked, {}).items():
         entry_id, _, stream = key.partition("/")
@@ -348,7 +382,7 @@ class Executor:
                     return
                 case _:
                     pass
-        refused = self._permission(delivery)
+        refused = self._refused(delivery, permission)
         if refused is None and isinstance(stop := without_answer(delivery, self.control.state), Stop):
             refused = ends.blocked(delivery, stop, self.control.state.position)
         if refused is not None:
@@ -363,7 +397,8 @@ class Executor:
         yield from self._call(delivery)
 
     def _call(self, delivery: Delivery) -> Steps:
-        refused = self._permission(delivery)  # the last moment: no yield between this and the call
+        # The last moment: no yield between this and the call.
+        refused = self._refused(delivery, before_call)
         if refused is not None:
             self._finish(delivery, self.name, refused)
             yield 0
@@ -412,9 +447,9 @@ class Executor:
     def _append(self, delivery: Delivery, payload: Payload) -> None:
         self.world.log.append("outcomes", delivery.follow(payload, self.world.now_ms).to_json())
 
-    def _permission(self, delivery: Delivery) -> Payload | None:
+    def _refused(self, delivery: Delivery, ask: Callable[..., Permission]) -> Payload | None:
         """The end of a task whose call may not start; None where it may."""
-        found = permission(delivery, self.control.state, stale=self.control.is_stale, now_ms=self.world.now_ms)
+        found = ask(delivery, self.control.state, stale=self.control.is_stale, now_ms=self.world.now_ms)
         match found:
             case Go():
                 return None

@@ -7,7 +7,9 @@ from typing import Any
 from uuid import UUID
 
 from services.policy import store
+from services.policy.decide import Owner
 from services.policy.state import Account
+from shared.control_state import order_of
 from shared.events.decisions import BreakerState, ReservationEnded, TaskAllowed
 from shared.events.outcomes import AttemptStarted
 from shared.events.registry import EVENTS
@@ -37,6 +39,8 @@ class Checker:
         self.submitted: dict[UUID, str] = {}
         self.ends: dict[UUID, set[UUID]] = {}
         self.settled: dict[UUID, list[ReservationEnded]] = {}
+        self.cache_only: dict[UUID, UUID] = {}
+        self.probes: dict[str, list[int]] = {}
 
     def step(self) -> None:
         """Check what is new."""
@@ -80,6 +84,9 @@ class Checker:
                         self._fail(3, f"two bodies under {task.request_id}")
                 case TaskAllowed():
                     self.allowed[event.id] = event.data
+                    if event.data.cache_only and event.userid is not None:
+                        self.cache_only[event.id] = event.userid
+                    self._probes(event.data, round(event.time.timestamp() * 1000))
                 case AttemptStarted(decision_id=decision):
                     if decision not in self.allowed:
                         self._fail(1, f"attempt without an allow before it: {decision}")
@@ -89,6 +96,7 @@ class Checker:
                     if before and before[-1].how != "held":
                         self._fail(4, f"reservation {reservation} ended twice")
                     before.append(event.data)
+                    self.cache_only.pop(reservation, None)
             if event.type in END_EVENTS:
                 found = self.ends.setdefault(UUID(event.subject), set())
                 found.add(event.id)
@@ -111,6 +119,30 @@ class Checker:
             inside = since + STALENESS_MS < call.at_ms and (until is None or call.at_ms < until)
             if inside and tenant in (None, call.owner.tenant_id):
                 self._fail(5, f"a call {call.at_ms - since} ms after the kill switch")
+        self._breaker(call, allowed)
+
+    def _breaker(self, call: Any, allowed: TaskAllowed) -> None:
+        """Past the staleness bound no call goes out through an open breaker, through a half-open one only probes."""
+        if not self._world.breaker:
+            return
+        entry_id, since, state = self._world.breaker[-1]
+        if state is BreakerState.CLOSED or call.at_ms <= since + STALENESS_MS:
+            return
+        if state is BreakerState.OPEN:
+            self._fail(5, f"a call {call.at_ms - since} ms after its model's breaker opened")
+        if order_of(allowed.control_position) < order_of(entry_id):
+            self._fail(5, "a call through a half-open breaker that was allowed before, and is no probe")
+
+    def _probes(self, allowed: TaskAllowed, at_ms: int) -> None:
+        """While half-open, no more than its probes are allowed in an open time."""
+        seen = [one for one in self._world.breaker if order_of(one[0]) <= order_of(allowed.control_position)]
+        if not seen or seen[-1][2] is not BreakerState.HALF_OPEN or allowed.cache_only:
+            return
+        config = CONFIG.provider_breakers
+        times = self.probes.setdefault(seen[-1][0], [])
+        times.append(at_ms)
+        if len(times) > config.probes * ((times[-1] - times[0]) // config.open_ms + 1):
+            self._fail(12, f"{len(times)} probes in {times[-1] - times[0]} ms")
 
     def _caps(self) -> None:
         for owner, key in KEYS.items():
@@ -120,20 +152,21 @@ class Checker:
             before = store.decode_account(self._versions.get(key))
             self._versions[key] = stored
             account = store.decode_account(stored)
-            self._burst(before, account)
+            self._burst(before, account, owner)
             caps = ((account.hours, CONFIG.hourly_threshold), (account.months, CONFIG.monthly_cap))
             for buckets, cap in caps:
                 for window, bucket in buckets.items():
                     if bucket.committed > cap:
                         self._fail(4, f"{bucket.committed} of {cap} in {window} for {owner.user_id.int}")
 
-    def _burst(self, before: Account, account: Account) -> None:
+    def _burst(self, before: Account, account: Account, owner: Owner) -> None:
         """While a breaker is closed, only as many calls are out as successes have proven (at first: the threshold)."""
         if before.breaker.state is not BreakerState.CLOSED or account.breaker.state is not BreakerState.CLOSED:
             return
         proven = max(CONFIG.failure_threshold, account.breaker.proven)
-        if account.in_flight > max(before.in_flight, proven):
-            self._fail(12, f"{account.in_flight} calls are out, {proven} are proven")
+        out = account.in_flight - sum(user == owner.user_id for user in self.cache_only.values())
+        if out > max(before.in_flight, proven):
+            self._fail(12, f"{out} calls are out, {proven} are proven")
 
     def _account_of_the_provider(self) -> None:
         """What the provider charged is spent, or held as perhaps spent: never forgotten."""

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from services.policy import store
 from tests.simulation import books
-from tests.simulation.actors import Executor, LostReply, Steps, bookkeeper, client, operator, policy, repeater, steward
+from tests.simulation.actors import (
+    Executor,
+    LostReply,
+    Steps,
+    bookkeeper,
+    breakers,
+    client,
+    operator,
+    policy,
+    repeater,
+    steward,
+)
 from tests.simulation.checker import Checker, Violated
 from tests.simulation.world import World
 
@@ -44,6 +55,7 @@ def run(seed: int, tasks: int = 7) -> World:
         Actor("client", lambda name: client(world, name, tasks), mortal=False),
         Actor("operator", lambda name: operator(world, name), mortal=False),
         Actor("steward", lambda name: steward(world, name), mortal=False),
+        Actor("breakers", lambda name: breakers(world, name), mortal=False),
         Actor("bookkeeper", lambda name: bookkeeper(world, name), mortal=False),
         Actor("network", lambda name: repeater(world, name), mortal=False),
         Actor("policy-a", lambda name: policy(world, name)),

@@ -9,7 +9,7 @@ import pytest
 
 from services.executor import execution
 from services.policy import budget, commit, meters, turn
-from services.policy.rules import breaker, idempotency
+from services.policy.rules import breaker, idempotency, provider_breaker
 from shared.control_state import ControlState
 from tests.simulation import actors, log, scheduler, world
 
@@ -103,7 +103,8 @@ def an_expired_decision_is_decided_by_its_submission_too(patch: Patch) -> None:
 
 def the_last_moment_check_is_left_out(patch: Patch) -> None:
     """What policy allowed is called, whatever was ordered since, and however old the decision is."""
-    patch.setattr(actors, "permission", lambda *_, **__: execution.Go())
+    for look in ("permission", "before_call"):
+        patch.setattr(actors, look, lambda *_, **__: execution.Go())
 
 
 def policy_does_not_look_at_the_kill_switch(patch: Patch) -> None:
@@ -181,6 +182,16 @@ def the_breaker_does_not_count_what_is_in_flight(patch: Patch) -> None:
     patch.setattr(breaker, "room", lambda *_: 10**9)
 
 
+def a_models_breaker_is_seen_by_policy_alone(patch: Patch) -> None:
+    """What was allowed before it opened goes out."""
+    patch.setattr(execution, "opened_since", lambda *_: None)
+
+
+def policy_does_not_see_a_models_breaker(patch: Patch) -> None:
+    """What it allows is believed to be a probe."""
+    patch.setattr(provider_breaker, "passage", lambda *_: breaker.Passage.PASS)
+
+
 MUTATIONS: dict[Callable[[Patch], None], str] = {
     an_executor_calls_without_asking_policy: "invariant 3|invariant 1|DidNotEnd|not quiet",
     a_stale_writer_commits: "invariant|twice|not quiet",
@@ -198,7 +209,9 @@ MUTATIONS: dict[Callable[[Patch], None], str] = {
     the_position_is_not_committed: "invariant|twice|not quiet",
     what_waits_is_lost_with_its_writer: "invariant 2|not quiet",
     the_breaker_does_not_count_what_is_in_flight: "invariant 12",
-    a_reconciliation_is_applied_whether_or_not_it_was: "twice",
+    a_reconciliation_is_applied_whether_or_not_it_was: "twice|invariant 4",
+    a_models_breaker_is_seen_by_policy_alone: "invariant 5",
+    policy_does_not_see_a_models_breaker: "invariant 5|probes",
 }
 
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from services.policy.decide import Owner
+from services.policy.provider_breakers.config import BreakerConfig
 from services.policy.state import PolicyConfig
 from shared.control_state import ControlState, evolve
 from shared.events.control import parse_control
+from shared.events.decisions import BreakerState
 from shared.money import NANOCENTS_PER_CENT as CENT
 from tests.simulation.log import Log
 
@@ -28,6 +30,7 @@ CONFIG = PolicyConfig(
     timeout_ms=1000,
     default_max_output_tokens=64,
     unpriced_worst_case=None,
+    provider_breakers=BreakerConfig(open_ms=800, probes=1, stub_too=True),
 )
 LEASE_MS = 600
 CLAIM_IDLE_MS = 900
@@ -60,6 +63,8 @@ class World:
     story: list[str] = field(default_factory=list)
     engaged: list[tuple[int, int | None, UUID | None]] = field(default_factory=list)
     """Kill switches: from when, until when (None: still), and for which tenant (None: all)."""
+    breaker: list[tuple[str, int, BreakerState]] = field(default_factory=list)
+    """How the breaker of the one model that there is stood: by which control entry, and from when."""
     faults: bool = True
 
     def __post_init__(self) -> None:

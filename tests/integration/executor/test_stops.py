@@ -260,3 +260,44 @@ async def test_a_cached_answer_is_not_served_past_a_stop_that_comes_while_it_is_
         executor.performer._cache.lookup = fetched_when_the_order_comes  # type: ignore[method-assign]
         await bench.allow({"input": "x"}, cached=True)
         assert isinstance((await bench.ends(2))[1].data, TaskBlocked)
+
+
+async def _open_breaker(bench: Bench, model: str) -> None:
+    """As policy's elected writer publishes it."""
+    about = {"provider": "stub", "model": model, "state": "open", "previous": "closed", "version": 1}
+    await bench.order(type="provider_breaker.changed", **about, until="2099-01-01T00:00:00Z", reason="it fails")
+
+
+async def test_a_models_breaker_stops_what_was_allowed_before_it_but_for_the_cache(bench: Bench) -> None:
+    gate, model = Gate(is_open=True), f"flaky-{uuid4()}"
+    async with bench.executor({"stub": gate}) as executor:
+        await bench.allow({"text": "known"}, model=model, cached=True)
+        await bench.ends(1)
+        await _open_breaker(bench, model)
+        await until(lambda: ("stub", model) in executor.control.state.provider_breakers)
+        await bench.allow({"text": "known"}, model=model, cached=True)
+        await bench.ends(2)
+        await bench.allow({"text": "other"}, model=model, cached=True)
+        await bench.ends(3)
+        await bench.allow(model=model)
+        called, cached, *stopped = [event.data for event in await bench.ends(4)]
+    assert isinstance(called, TaskSucceeded) and isinstance(cached, TaskSucceeded) and cached.was_cached
+    assert [one.reason for one in stopped if isinstance(one, TaskBlocked)] == ["provider_breaker_open"] * 2
+    assert len(gate.calls) == len(await bench.outcomes("attempt.started")) == 1
+
+
+async def test_a_breaker_that_opens_between_the_record_and_the_call_is_seen_in_the_last_moment(bench: Bench) -> None:
+    gate, model = Gate(is_open=True), f"flaky-{uuid4()}"
+    async with bench.executor({"stub": gate}) as executor:
+        begin = executor.journal.begin
+
+        async def begins_and_then_it_opens(*args: object) -> object:
+            verdict = await begin(*args)  # type: ignore[arg-type]
+            await _open_breaker(bench, model)
+            await until(lambda: ("stub", model) in executor.control.state.provider_breakers)
+            return verdict
+
+        executor.journal.begin = begins_and_then_it_opens  # type: ignore[assignment]
+        await bench.allow(model=model)
+        end = await bench.end(TaskBlocked)
+    assert gate.calls == [] and end.reason == BlockReason.PROVIDER_BREAKER_OPEN
