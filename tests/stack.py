@@ -34,7 +34,7 @@ START_S = 60.0
 STOP_S = 30.0
 
 
-def eventually(look: Callable[[], T | None], what: str, seconds: float = 15.0) -> T:
+def eventually(look: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
     """The first value of `look` that is neither None nor False."""
     deadline = time.monotonic() + seconds
     while True:

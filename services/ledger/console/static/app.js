@@ -26,6 +26,7 @@ function showLogin(note) {
         problem.textContent = "";
         try {
           enter(await login(key.value));
+          bar.querySelector("a").focus(); // who came by keyboard begins at the top, not somewhere in the middle of the page
         } catch (error) {
           problem.textContent = error.message;
           key.select();
