@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from shared import tracing
 from shared.settings import Settings
 
 Readiness = Callable[[], Mapping[str, str | None]]
@@ -54,6 +55,7 @@ async def run(name: str, app: ASGIApp, host: str, port: int, workers: Sequence[W
     A worker that ends or raises stops the process (RuntimeError): half a service is worse than one that starts again.
     """
     structlog.contextvars.bind_contextvars(service=name)
+    tracing.start(name)
     # What is loaded by now lives as long as the process, and events hardly ever make cycles: searching for them as
     # often as Python does by itself costs a tenth of the CPU (`python -m tests.bench.chain`).
     gc.collect()
@@ -84,6 +86,7 @@ async def run(name: str, app: ASGIApp, host: str, port: int, workers: Sequence[W
         with contextlib.suppress(asyncio.TimeoutError):
             async with asyncio.timeout(GRACE_S):
                 await asyncio.gather(serving, stopping, *running, return_exceptions=True)
+        await asyncio.to_thread(tracing.stop)
 
 
 class _Server(uvicorn.Server):

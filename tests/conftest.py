@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from services.ledger import migrate
 from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.collector import Collector
 from tests.stack import Stack
 
 RedisAs = Callable[[str], Redis]
@@ -74,13 +75,21 @@ def stack(new_folder: NewFolder) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="session")
-def impatient_stack(new_folder: NewFolder) -> Iterator[Stack]:
+def collector() -> Iterator[Collector]:
+    """Where the traces of `impatient_stack` go."""
+    with Collector() as listening:
+        yield listening
+
+
+@pytest.fixture(scope="session")
+def impatient_stack(new_folder: NewFolder, collector: Collector) -> Iterator[Stack]:
     """A `skeldir up` that gives up soon: on a provider, on a dead executor, on an open breaker; on the stub, too."""
     soon = {"PROVIDER_TIMEOUT_MS": "1500", "EXECUTOR_CLAIM_IDLE_MS": "600", "BREAKER_OPEN_SECONDS": "0.5"}
     soon |= {"PROVIDER_BREAKER_STUB": "true", "PROVIDER_BREAKER_CONSECUTIVE_FAILURES": "6"}
     soon |= {"PROVIDER_BREAKER_OPEN_SECONDS": "2", "PROVIDER_BREAKER_PROBES": "1"}
     soon |= {"WEBHOOKS_ALLOW_PRIVATE": "true"}  # to receivers of the tests
-    with Stack(new_folder(), {f"SKELDIR_{name}": value for name, value in soon.items()}) as running:
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
+    with Stack(new_folder(), {f"SKELDIR_{name}": value for name, value in soon.items()} | traced) as running:
         yield running
 
 

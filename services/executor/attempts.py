@@ -26,6 +26,7 @@ from services.executor.execution import (
 from services.executor.journal import Journal, Verdict
 from services.executor.metrics import LATE_RESULTS, PROVIDER_SECONDS
 from services.executor.providers import Answer, Call, Hear, Provider, ProviderFailure, Responds
+from services.executor.spans import record_attempt
 from services.executor.streaming import CLIENT_LEFT, Cut, Streaming
 from shared.clock import Clock
 from shared.events.envelope import Payload
@@ -94,7 +95,9 @@ class Attempts:
             if verdict.said != "begun":
                 return verdict
             stops_at = stops_at or time.monotonic() + delivery.allowed.timeout_ms / 1000
+            began_ns = time.time_ns()
             end, wait_s = await self._one(delivery, number, stops_at)
+            record_attempt(delivery, number, began_ns, end)
             if isinstance(end, Stop | Expired):
                 # A second attempt that was not made leaves the first one's failure as what there is to tell.
                 return Ended(number, failed or self.refusal(delivery, end))

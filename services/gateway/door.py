@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -24,6 +24,7 @@ from services.gateway.metrics import SUBMISSIONS
 from services.gateway.problems import Problem
 from services.gateway.results import Results, TooManyWait
 from services.gateway.submission import Invalid, TaskRequest, name_of, submission
+from shared import tracing
 from shared.clock import Clock
 from shared.control_state import Key
 from shared.events.envelope import Envelope
@@ -110,7 +111,20 @@ class Door:
         operation: Operation = "chat",
     ) -> Submitted:
         """Submit and wait up to `wait_s`. Raises Problem 403, 409, 422, 503."""
-        event = self._event(request, key, task, origin, operation)
+        with _span(request, task) as traceparent:
+            return await self._submit(request, key, task, origin, wait_s, operation, traceparent)
+
+    async def _submit(
+        self,
+        request: Request,
+        key: Key,
+        task: TaskRequest,
+        origin: str,
+        wait_s: float,
+        operation: Operation,
+        traceparent: str | None,
+    ) -> Submitted:
+        event = self._event(request, key, task, origin, operation, traceparent)
         task_id = UUID(event.subject)
         try:
             remaining: dict[str, str] = {}
@@ -135,10 +149,11 @@ class Door:
         self, request: Request, key: Key, task: TaskRequest, *, origin: str, operation: Operation = "chat"
     ) -> AsyncIterator[Listened]:
         """Submit, and listen to the answer while it comes; who leaves this block has left. Raises as `submit`."""
-        event = self._event(request, key, task, origin, operation, stream=True)
-        task_id = UUID(event.subject)
         try:
             async with AsyncExitStack() as stack:
+                traceparent = stack.enter_context(_span(request, task))
+                event = self._event(request, key, task, origin, operation, traceparent, stream=True)
+                task_id = UUID(event.subject)
                 future = await stack.enter_async_context(self.results.expect(task_id))
                 try:
                     feed = await stack.enter_async_context(self.listening.listen(key.tenant_id, task_id))
@@ -157,7 +172,8 @@ class Door:
         key: Key,
         task: TaskRequest,
         origin: str,
-        operation: Operation = "chat",
+        operation: Operation,
+        traceparent: str | None,
         *,
         stream: bool = False,
     ) -> Envelope:
@@ -166,7 +182,7 @@ class Door:
             raise Problem(403, "wrong_tenant", "this key belongs to another tenant")
         if self._capacity.problem:
             raise Problem(503, "log_full", self._capacity.problem, retry_after_s=5)
-        request_id, trace = request.headers.get("idempotency-key"), request.headers.get("traceparent", "")
+        request_id = request.headers.get("idempotency-key")
         try:
             if request_id is not None and name_of(request_id, "Idempotency-Key") != (task.request_id or request_id):
                 raise Problem(422, "two_request_ids", "Idempotency-Key and request_id differ; give one of them")
@@ -179,7 +195,7 @@ class Door:
                 now_ms=self._clock.now_ms(),
                 settings=self.settings,
                 environ=os.environ,
-                traceparent=trace if _TRACEPARENT.fullmatch(trace) else None,
+                traceparent=traceparent,
                 operation=operation,
                 stream=stream,
                 key_id=key.key_id,
@@ -208,6 +224,11 @@ class Door:
             return await self.history.result(event.tenantid, event.userid, UUID(event.subject))
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             raise Problem(503, "ledger_unreachable", "the ledger cannot be read", retry_after_s=2) from error
+
+
+def _span(request: Request, task: TaskRequest) -> AbstractContextManager[str | None]:
+    trace = request.headers.get("traceparent", "")
+    return tracing.request(f"submit {task.task_type.value}", trace if _TRACEPARENT.fullmatch(trace) else None)
 
 
 def _is_named(request: Request, task: TaskRequest) -> bool:

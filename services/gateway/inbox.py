@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from uuid import uuid5
 
+from opentelemetry.trace import SpanKind
+
 from services.gateway.acceptance import Acceptor
 from services.gateway.capacity import Capacity
 from services.gateway.group_reader import NotNow, Unacceptable, field
 from services.gateway.metrics import SUBMISSIONS
 from services.gateway.submission import Invalid, TaskRequest, parse, submission
+from shared import tracing
 from shared.clock import Clock
 from shared.events.control import InvalidControl, parse_control
 from shared.events.envelope import NAMESPACE, Envelope
@@ -32,8 +35,12 @@ class Inbox:
 
     async def take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
         """Accept one entry. Raises Unacceptable, NotNow while its partition is full, RedisError."""
+        with tracing.request("submit from the inbox", None, SpanKind.CONSUMER) as traceparent:
+            await self._take(entry_id, fields, traceparent)
+
+    async def _take(self, entry_id: str, fields: dict[bytes, bytes], traceparent: str | None) -> None:
         try:
-            event, request = self._submission(entry_id, fields)
+            event, request = self._submission(entry_id, fields, traceparent)
         except Invalid as error:
             raise Unacceptable(str(error)) from error
         most = MAX_BACKLOG_WITHOUT_MEMORY if self._capacity.problem else None
@@ -47,7 +54,9 @@ class Inbox:
         if status == "conflict":
             raise Unacceptable("idempotency_conflict: the request id belongs to another body or user")
 
-    def _submission(self, entry_id: str, fields: dict[bytes, bytes]) -> tuple[Envelope, TaskRequest]:
+    def _submission(
+        self, entry_id: str, fields: dict[bytes, bytes], traceparent: str | None
+    ) -> tuple[Envelope, TaskRequest]:
         request = parse(field(fields, b"data"), self._settings.max_body_bytes, self._settings.max_body_depth)
         if request.tenant_id is None or request.user_id is None:
             raise Invalid("tenant_id and user_id are required on the inbox")
@@ -58,6 +67,7 @@ class Inbox:
             # The entry's id stands for a missing request id: a second delivery is the same request.
             request_id=request.request_id or f"inbox-{uuid5(NAMESPACE, f'{INBOX}/{entry_id}')}",
             origin="inbox",
+            traceparent=traceparent,
             now_ms=self._clock.now_ms(),
             settings=self._settings,
             environ=os.environ,

@@ -23,6 +23,7 @@ from services.ledger.intake import Record, skip
 from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
 from services.ledger.sessions import Pool
 from services.ledger.sources import Batch, Page, Source
+from services.ledger.spans import record_commit
 from services.ledger.webhooks.outbox import Outbox
 from shared.control_state import order_of
 from shared.settings import Settings
@@ -149,7 +150,7 @@ class Writer:
 
     async def _commit(self, batch: Batch) -> None:
         before = {stream: self._positions[stream] for stream in batch.after}
-        began = time.perf_counter()
+        began, began_ns = time.perf_counter(), time.time_ns()
         async with self._pool.acquire() as connection:
             new = await books.commit(
                 connection, before, batch.after, batch.records, batch.skips, batch.letters, self._outbox
@@ -161,6 +162,7 @@ class Writer:
         self._source.advance(batch)
         self._sealer.appended(new)
         self._count(batch, new)
+        record_commit(batch.records, began_ns)
 
     def _count(self, batch: Batch, new: int) -> None:
         for record in batch.records:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from services.policy.desk import AccountKey, Changes, Desk
 from services.policy.inputs import Input, Unreadable, owner_of, read
 from services.policy.metrics import COMMIT_SECONDS, DECISIONS, PARKED, SHADOWED, TURN_SIZE
 from services.policy.rules.idempotency import TaskRecord
+from services.policy.spans import record_turn
 from services.policy.state import Circumstances, PolicyConfig
 from services.policy.turn import Turn
 from shared.clock import Clock
@@ -132,6 +134,7 @@ class PartitionWriter:
         if not entries and not acts and idle:
             self._control_seen = self._control_seen if stale else control.position
             return
+        began_ns = time.time_ns()
         await self._fetch(inputs, acts)
         now = Circumstances(self._clock.now_ms(), self._config, control)
         turn = Turn(self._desk, now, self._settings.max_parked)
@@ -147,6 +150,7 @@ class PartitionWriter:
             positions["control"] = acts[-1].position
         await self._commit(turn.changes, positions)
         self._count(turn.changes, len(inputs))
+        record_turn(turn.changes.events, began_ns)
 
     async def _read(self, *, tasks_too: bool) -> dict[str, list[Entry]]:
         wanted = {"outcomes": self._partition.outcomes}
