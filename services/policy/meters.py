@@ -179,8 +179,7 @@ def _changed(tenant: Account, changes: list[tuple[Take, Meter]]) -> Account:
             raise ValueError(f"more released than reserved of quota {take.quota_id} in {take.start}")
         newest = max([take.start, *windows])
         kept = {start: meter for start, meter in windows.items() if start == newest or meter.holds > 0}
+        # An old window's last end, too: its event says what the window came to. The next change forgets it.
         kept[take.start] = after
-        if take.start != newest and after.holds == 0:
-            del kept[take.start]
         meters[take.quota_id] = kept
     return replace(tenant, meters=meters)

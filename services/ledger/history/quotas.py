@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -54,16 +54,19 @@ class Quotas:
         position, user_id = data.control_position, entry.event.userid
         if data.cache_only or user_id is None or order_of(position) > self._orders.last > (0, 0):
             return
-        known = {one.quota_id: one for one in self._orders.quotas(tenant_id, position).bounding(user_id, data.task)}
+        bounding = self._orders.quotas(tenant_id, position).bounding(user_id, data.task)
+        # A quota keeps its id when it is set again: where the first order is not in the history, nobody knows it.
+        known = {one.quota_id if live.whole else _bound(one.named, one): one for one in bounding}
         for one in data.shadowed:
             if not one.shadow or one.spent + one.reserved + one.amount <= one.limit:
                 yield self._finding(entry, "only what a quota in shadow mode would block is shadowed", _text(one))
-        said = {one.quota: one for one in (*data.quotas, *data.shadowed)}
+        balances = (*data.quotas, *data.shadowed)
+        said = {one.quota if live.whole else _bound(one.scope, one): one for one in balances}
         for name, quota in known.items():
             if name not in said:
-                yield self._finding(entry, f"quota {name} is asked: {_of(quota)}", "not asked")
+                yield self._finding(entry, f"quota {quota.quota_id} is asked: {_of(quota)}", "not asked")
             elif (said[name].limit, said[name].shadow) != (quota.limit, quota.shadow):
-                yield self._finding(entry, f"quota {name} as set: {_of(quota)}", _text(said[name]))
+                yield self._finding(entry, f"quota {quota.quota_id} as set: {_of(quota)}", _text(said[name]))
         for name, one in said.items():
             if live.whole and name not in known:
                 yield self._finding(entry, "only quotas that were set", _text(one))
@@ -123,6 +126,11 @@ class Quotas:
 
     def _finding(self, entry: Entry, expected: str, found: str) -> Finding:
         return Finding(self.name, f"task {entry.event.subject}", expected, found, (entry.name,))
+
+
+def _bound(scope: Mapping[str, str], one: Quota | QuotaBalance) -> str:
+    """What there is one quota of."""
+    return f"{sorted(scope.items())} {one.unit} {one.window}"
 
 
 def _still_taken(decision: Decision) -> Sequence[QuotaBalance]:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid5
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from services.ledger.history.checker import HistoryChecker
@@ -27,6 +27,17 @@ from tests.unit.ledger.history import CENT, NAMES, TENANT_SCOPE, History, Op, pl
 from tests.unit.policy.world import ref
 
 STOP_BOUND_MS = 1000
+QUOTA = ("order", 0, 12)
+"""A quota of the tenant's: cents a minute."""
+LAST_OF_AN_OLD_WINDOW: list[Op] = [
+    ("submit", 0, 0),
+    QUOTA,
+    ("submit", 0, 0),
+    ("wait", 0, 0),
+    ("expire", 0, 0),
+    ("succeed", 0, 1),
+]
+SET_AGAIN: list[Op] = [QUOTA, ("submit", 0, 0), QUOTA, ("submit", 0, 0)]
 ops = st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 9), st.integers(0, 20)), min_size=1, max_size=40)
 
 
@@ -112,6 +123,7 @@ def test_a_good_day_has_no_finding() -> None:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ops, st.tuples(st.integers(0, 2000), st.integers(0, 2000), st.integers(0, 2000)))
+@example(LAST_OF_AN_OLD_WINDOW, (0, 0, 0))
 def test_what_policy_writes_has_no_finding(history_ops: list[Op], shifts: tuple[int, int, int]) -> None:
     """Nor where the server's clock went back by up to two seconds, and one stream's ids run ahead of another's."""
     history = play(history_ops)
@@ -121,6 +133,8 @@ def test_what_policy_writes_has_no_finding(history_ops: list[Op], shifts: tuple[
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ops, st.randoms(use_true_random=False))
+@example(SET_AGAIN, random.Random(0))
+@example(SET_AGAIN, random.Random(1))
 def test_a_history_that_begins_in_the_middle_has_no_finding(history_ops: list[Op], chance: random.Random) -> None:
     history = play(history_ops)
     entries = entries_of(history)

@@ -207,7 +207,11 @@ def test_an_uncertain_attempt_stays_reserved_but_is_not_in_flight() -> None:
     (hold,) = world.desk.holds.values()
     assert store.decode_hold(store.encode_hold(hold)) == hold and hold.takes
     world.reconcile(allowed, "2")
-    assert meters(world) == [(0, 0), (CENT, 0)], "an old window is forgotten once nothing is reserved in it"
+    assert meters(world) == [(0, 0), (2 * CENT, 0), (CENT, 0)], (
+        "the event of an old window's last end says what it came to"
+    )
+    world.succeed(world.allow(), cost=CENT)
+    assert meters(world) == [(0, 0), (2 * CENT, 0)], "and the next end of its quota forgets it"
 
 
 def test_an_expired_decision_is_counted_once() -> None:
