@@ -55,6 +55,8 @@ class Terms:
     overrides: Overrides = field(default_factory=dict)
     tenant_id: UUID | None = None
     now_ms: int = 0
+    max_cost: int | None = None
+    """The bound of the task's type, beside the caller's own: the smaller holds."""
 
 
 class Refused(ValueError):
@@ -84,16 +86,17 @@ def cost(
 
 
 def quote(task: Task, terms: Terms) -> Quote:
-    """The worst case of `task`. With a `max_cost` the output is limited so that the worst case fits it.
+    """The worst case of `task`. With a `max_cost`, the caller's or its type's, the output is limited so that it fits.
 
     Raises Refused: UNKNOWN_PROVIDER, UNPRICED (no price known, and no `unpriced_worst_case` set), MAX_COST (even the
-    input costs more than the caller will pay).
+    input costs more than that).
     """
     if task.provider not in terms.providers:
         known = sorted(terms.providers)
         raise Refused(BlockReason.UNKNOWN_PROVIDER, f"no provider {task.provider!r}: known are {known}")
     if task.provider == STUB:
-        return Quote(task.max_cost or from_cents(task.prompt.get("simulated_cost_cents", 0)), None)
+        states = from_cents(task.prompt.get("simulated_cost_cents", 0))
+        return Quote(_within(terms, states, task.max_cost or states), None)
     unbounded = what_of_response(task.prompt) if task.operation == "responses" else what(task.prompt)
     if unbounded:
         raise Refused(BlockReason.UNPRICED, f"what {unbounded} costs cannot be bounded")
@@ -112,21 +115,35 @@ def quote(task: Task, terms: Terms) -> Quote:
     if found is None or task.model.endswith(":online"):
         if terms.unpriced_worst_case is None:
             raise Refused(BlockReason.UNPRICED, f"no price is known for {task.provider}:{task.model}")
-        return Quote(max(terms.unpriced_worst_case, task.max_cost), wanted)
-    return _bounded(task, found, len(body), wanted)
+        least = terms.unpriced_worst_case
+        return Quote(_within(terms, least, max(least, task.max_cost)), wanted)
+    return _bounded(task, found, len(body), wanted, terms)
 
 
-def _bounded(task: Task, found: Found, prompt_bytes: int, wanted: int) -> Quote:
+def _within(terms: Terms, least: int, wanted: int) -> int:
+    """What is reserved where the output cannot be limited: no more than the type's bound, no less than it may cost."""
+    if terms.max_cost is not None and least > terms.max_cost:
+        raise Refused(BlockReason.MAX_COST, f"it may cost {least} nanocents, above {_whose(terms.max_cost, terms)}")
+    return wanted if terms.max_cost is None else min(wanted, terms.max_cost)
+
+
+def _bounded(task: Task, found: Found, prompt_bytes: int, wanted: int, terms: Terms) -> Quote:
     rates = found.dearest
     fixed = rates.call + rates.input * _input_tokens(task.prompt, prompt_bytes)
     each = rates.output * _positive(task.prompt.get("n"), 1)
-    if task.max_cost and fixed + each:
-        affordable = int((Decimal(task.max_cost) / Decimal(10**11) - fixed) / each) if each else wanted
-        if affordable < 1 or from_dollars(fixed) > task.max_cost:
+    most = min((one for one in (task.max_cost, terms.max_cost) if one), default=0)
+    if most and fixed + each:
+        affordable = int((Decimal(most) / Decimal(10**11) - fixed) / each) if each else wanted
+        if affordable < 1 or from_dollars(fixed) > most:
             least = from_dollars(fixed + each)
-            raise Refused(BlockReason.MAX_COST, f"one token of output may cost {least} nanocents, above max_cost_cents")
+            problem = f"one token of output may cost {least} nanocents, above {_whose(most, terms)}"
+            raise Refused(BlockReason.MAX_COST, problem)
         wanted = min(wanted, affordable)
     return Quote(from_dollars(fixed + each * wanted), wanted, found.now)
+
+
+def _whose(most: int, terms: Terms) -> str:
+    return f"the {most} of its task type's bound" if most == terms.max_cost else "max_cost_cents"
 
 
 def counted(task: Task, prices: Prices | None, output_tokens: int) -> int | None:

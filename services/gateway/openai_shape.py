@@ -24,7 +24,9 @@ _STOPPED = frozenset(
         BlockReason.POLICY_ERROR,
     }
 )
-_INVALID = frozenset({BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER, BlockReason.MAX_COST})
+_INVALID = frozenset(
+    {BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER, BlockReason.MAX_COST, BlockReason.MAX_TOOL_CALLS}
+)
 _OURS_TO_SAY = frozenset({"hold_reached", "client_left"})
 
 

@@ -57,6 +57,10 @@ def sentence(reason: str, rule: str, saw: Mapping[str, Any]) -> str:
             return _no_room(whose, "month", saw, saw.get("cap_cents"))
         case _, "max_in_flight_exceeded":
             return f"The {whose} had {saw.get('in_flight')} tasks under way, and may have {saw.get('bound')}."
+        case _, "max_tool_calls_exceeded":
+            return (
+                f"The conversation held {saw.get('tool_calls')} tool calls; its task type may have {saw.get('bound')}."
+            )
         case _, "quota_exceeded":
             return _quota(saw)
         case _, "provider_breaker_open":

@@ -19,9 +19,11 @@ from services.policy.rules import (
     monthly_cap,
     provider_breaker,
     quota,
+    tool_calls,
 )
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from services.policy.thresholds import crossed
+from shared.bounds import bounds_of
 from shared.events.decisions import (
     BlockReason,
     BreakerChanged,
@@ -44,6 +46,7 @@ STOPS: tuple[tuple[str, Rule], ...] = (
     ("kill_switch", kill_switch.check),
     ("manual_shutoff", manual_shutoff.check),
     ("hourly_limit", hourly_limit.check_shutoff),
+    ("tool_calls", tool_calls.check),
 )
 LIMITS: tuple[tuple[str, Rule], ...] = (
     ("in_flight", in_flight.check),
@@ -83,6 +86,7 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
         user_id=owner.user_id,
         hour=budget.current_hour(book.tenant, now.now_ms),
         month=budget.current_month(book.tenant, now.now_ms),
+        bounds=bounds_of(now.control.bounds, owner.tenant_id, task.task_type),
     )
     for name, rule in STOPS:
         if refusal := rule(book, request, now):
@@ -99,7 +103,7 @@ def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Ci
             return _blocked(book, request, "provider_breaker", refusal, now)
         return _from_cache(book, request, decision_id, now, BlockReason.PROVIDER_BREAKER_OPEN)
     try:
-        price = quote(task, terms_of(owner, now))
+        price = quote(task, terms_of(request, now))
     except Refused as refused:
         return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
     request = replace(request, amount=price.amount, wanted=_wanted(book, task, owner, price, now))
@@ -117,16 +121,17 @@ def _wanted(book: Book, task: Task, owner: Owner, price: Quote, now: Circumstanc
     return () if quotas is None else meters.wanted(book.tenant, quotas, owner.user_id, task, price, now.now_ms)
 
 
-def terms_of(owner: Owner, now: Circumstances) -> Terms:
-    """What the worst case of a task of this owner depends on, now."""
+def terms_of(request: Request, now: Circumstances) -> Terms:
+    """What the worst case of a task depends on, now."""
     return Terms(
         default_max_output_tokens=now.config.default_max_output_tokens,
         unpriced_worst_case=now.config.unpriced_worst_case,
         providers=now.config.providers,
         price_lists=now.config.price_lists,
         overrides=now.control.prices,
-        tenant_id=owner.tenant_id,
+        tenant_id=request.tenant_id,
         now_ms=now.now_ms,
+        max_cost=request.bounds.max_cost,
     )
 
 
@@ -215,7 +220,7 @@ def _allowed(
         quotas=[one.balance(after.tenant.meters[one.quota.quota_id][one.start]) for one in request.wanted if one.fits],
         shadowed=[one.balance(one.meter) for one in request.wanted if not one.fits],
         expires_at_ms=now.now_ms + now.config.decision_ttl_ms,
-        timeout_ms=now.config.timeout_ms,
+        timeout_ms=min(now.config.timeout_ms, request.bounds.timeout_ms or now.config.timeout_ms),
         max_output_tokens=price.max_output_tokens,
         prices=price.prices,
         cache_only=cache_only is not None,

@@ -8,7 +8,7 @@ that an operator can publish one by hand from any language. The entry's id is it
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 from uuid import UUID, uuid5
 
 import orjson
@@ -23,50 +23,16 @@ from pydantic import (
     model_validator,
 )
 
+from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.decisions import BreakerState
 from shared.events.envelope import NAMESPACE
 from shared.events.order import Order, Reason
 from shared.events.prices import Rate
 from shared.events.quotas import Unit, Window
-from shared.events.tasks import TaskType
+from shared.events.scope import Scope as Scope
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 from shared.partitions import CONTROL
-
-
-class Scope(BaseModel):
-    """What a control event applies to: every part that is given must match. Empty: everything."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    tenant_id: UUID | None = None
-    user_id: UUID | None = None
-    provider: str | None = Field(None, min_length=1, max_length=100)
-    model: str | None = Field(None, min_length=1, max_length=200)
-    task_type: TaskType | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_names(cls, value: Any) -> Any:
-        if isinstance(value, dict):
-            value = dict(value)
-            for short, name in (("tenant", "tenant_id"), ("user", "user_id")):
-                if short in value:
-                    if name in value:
-                        raise ValueError(f"give {short} or {name}, not both")
-                    value[name] = value.pop(short)
-        return value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Scope:
-        if self.user_id is not None and self.tenant_id is None:
-            raise ValueError("a user is named within a tenant: give tenant_id with user_id")
-        if self.model is not None and ":" in self.model:
-            provider, _, model = self.model.partition(":")
-            if self.provider is not None and self.provider != provider:
-                raise ValueError(f"conflicting scopes: provider {self.provider!r} and model {self.model!r}")
-            return self.model_copy(update={"provider": provider, "model": model})
-        return self
 
 
 class KillSwitchEngaged(Order):
@@ -383,6 +349,8 @@ ControlEvent = Annotated[
     | LimitsSet
     | QuotaSet
     | QuotaUnset
+    | BoundsSet
+    | BoundsUnset
     | PriceSet
     | CachePurged
     | KeyCreated

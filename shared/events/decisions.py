@@ -28,6 +28,7 @@ class BlockReason(StrEnum):
     UNPRICED = "unpriced"
     UNKNOWN_PROVIDER = "unknown_provider"
     MAX_COST = "max_cost_exceeded"
+    MAX_TOOL_CALLS = "max_tool_calls_exceeded"
     CONTROL_STALE = "control_stale"
     POLICY_ERROR = "policy_error"
 

@@ -27,6 +27,8 @@ Told = Literal[
     "limits.set",
     "quota.set",
     "quota.unset",
+    "bounds.set",
+    "bounds.unset",
 ]
 
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "kill-switch": ("control", "kill_switch"),
     "shutoff": ("control", "shutoff"),
     "limits": ("limits", "app"),
+    "bounds": ("bounds", "app"),
     "breakers": ("breakers", "app"),
     "key": ("keys", "app"),
     "cache": ("cache", "app"),

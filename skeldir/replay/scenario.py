@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.policy.state import PolicyConfig
 from shared.control_state import ControlState, evolve, order_of
+from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.control import (
     ControlEvent,
     InvalidControl,
@@ -35,7 +36,7 @@ SETTINGS = (
 NO_LIMITS = ("key.", "attempt.", "dead_letter.", "shutoff.", "provider_breaker.")
 # An entry id after all others, and always the same: a quota is known by the entry that first set it.
 _AFTER_ALL_MS = 253_402_300_799_000
-_LIMITS = (LimitsSet, QuotaSet, QuotaUnset)
+_LIMITS = (LimitsSet, QuotaSet, QuotaUnset, BoundsSet, BoundsUnset)
 
 Orders = Sequence[tuple[str, ControlEvent]]
 """The recorded orders, each with its entry id, in their order."""

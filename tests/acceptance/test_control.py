@@ -266,6 +266,11 @@ def test_the_examples_of_the_page_about_limits(user: User) -> None:
     assert example is not None
     order = json.loads(example[1].replace('"…"', f'"{tenant}"').replace("…", "four"))
     assert user.stack.post("/v1/control", order, key=user.stack.ready["operator_key"]).status_code == 202
+    (bounds,) = json.loads(said[-1].stdout)
+    assert (bounds["timeout_ms"], bounds["max_cost_cents"], bounds["max_tool_calls"]) == (60_000, "30", 10)
+    messages = [{"role": "assistant", "tool_calls": [{}] * 11}]
+    refused = user.stack.run("investigation", key=user.stack.key(tenant, user.id), prompt={"messages": messages})
+    assert refused["blocked_reason"] == "max_tool_calls_exceeded"
 
 
 def test_a_reservation_over_the_cap_is_refused(user: User) -> None:

@@ -126,13 +126,15 @@ def test_the_inbox_takes_anything(stack: Stack) -> None:
 def test_the_control_stream_takes_anything(stack: Stack) -> None:
     dice, log = random.Random(12), stack.redis()
     pids = stack.ready["pids"]
-    scope = {"tenant_id": str(uuid4()), "user_id": str(uuid4())}
+    tenant = {"tenant_id": str(uuid4())}
+    scope = {**tenant, "user_id": str(uuid4())}
     about = {"tenant_id": str(uuid4()), "decision_id": str(uuid4())}
     orders: list[dict[str, Any]] = [
         {"type": "kill_switch.engaged", "scope": scope, "reason": "fuzz", "actor": "fuzz"},
         {"type": "shutoff.engaged", "scope": scope, "reason": "fuzz", "minutes": 1},
         {"type": "limits.set", "scope": scope, "monthly_cents": 5, "hourly_cents": "0.1", "max_in_flight": 3},
         {"type": "quota.set", "scope": {**scope, "key_id": "fuzz"}, "window": "day", "cents": "0.1", "mode": "shadow"},
+        {"type": "bounds.set", "scope": {"task_type": "route", **tenant}, "timeout_ms": 9, "max_cost_cents": "0.1"},
         {"type": "quota.unset", "scope": scope, "window": "day", "unit": "calls"},
         {"type": "attempt.reconciled", **about, "cost_cents": 1, "reason": "x"},
         {"type": "dead_letter.retried", "origin": "{skeldir:0}:tasks", "entry_id": "1-1"},

@@ -14,6 +14,7 @@ from services.ledger.projections.hourly_shutoff import HOURLY_SHUTOFF
 from services.ledger.projections.rows import Kind, Patch, Register, Table, order_stamp
 from services.ledger.projections.windows import hour_of
 from shared.control_state import ControlState, Shutoff, shutoff_end_ms
+from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.control import (
     AttemptReconciled,
     CachePurged,
@@ -125,6 +126,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [_limits(event, order, now)]
         case QuotaSet() | QuotaUnset():
             return []  # each decision says which quotas it counted against, and what they were
+        case BoundsSet() | BoundsUnset():
+            return []  # each decision says what it allowed
         case CachePurged():
             return []  # the cache is no part of the books
         case PriceSet():

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from services.policy.meters import Wanted
 from services.policy.state import Book, Circumstances
+from shared.bounds import NO_BOUNDS, Bounds
 from shared.events.tasks import Task
 
 
@@ -22,6 +23,8 @@ class Request:
     month: str
     amount: int = 0
     """Worst-case cost in nanocents, once it is known."""
+    bounds: Bounds = NO_BOUNDS
+    """What a single task of its type may take."""
     wanted: tuple[Wanted, ...] = ()
     """What it would take of each quota, once its worst case is known."""
 

@@ -34,6 +34,7 @@ def blocked(reason: str, rule: str, seen: dict[str, Any]) -> dict[str, Any]:
             "The tenant had spent 0.5 of 2 cents in this month, and 1 were reserved; up to 1 more did not fit.",
         ),
         ("max_in_flight_exceeded", "in_flight", {"scope": "user", "in_flight": 3, "bound": 3}, "3 tasks under way"),
+        ("max_tool_calls_exceeded", "tool_calls", {"tool_calls": 4, "bound": 3}, "held 4 tool calls"),
         ("breaker_open", "breaker", {"failures": 3}, "after 3 failures in a row"),
         ("lunch", "manual_shutoff", {"actor": "ann", "until_ms": 5}, "shutoff of this user was engaged by ann"),
         ("unpriced", "price_bound", {"problem": "no price is known"}, "no price is known."),
