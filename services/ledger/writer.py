@@ -33,6 +33,9 @@ from shared.streams.read import read_after
 
 RETRY_S = 0.2
 MAX_RETRY_S = 5.0
+# A batch is a transaction, whatever its size: a quiet partition gathers so long. The books are that much later, and a
+# lone task costs two thirds of the CPU (`python -m tests.bench.chain`), which on a small machine delayed its call.
+GATHER_S = 0.02
 # SQLSTATE classes of what is wrong with the data, not with the server: data exception, integrity, program limit.
 POISON_CLASSES = ("22", "23", "54")
 
@@ -110,6 +113,7 @@ class Writer:
         try:
             while not renewal.done():
                 await self.take_batch()
+                await asyncio.sleep(GATHER_S)
                 await self._sealer.seal_if_due(self._pool)
         finally:
             renewal.cancel()
