@@ -9,6 +9,7 @@ from uuid import UUID
 
 from shared.bounds import TypeBounds, bounds_after
 from shared.control_acts import Act, LetterReturned, Reconciliation
+from shared.downgrades import Downgrades, downgrades_after
 from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.control import (
     AttemptReconciled,
@@ -32,6 +33,7 @@ from shared.events.control import (
     entry_ms,
     to_ms,
 )
+from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.prices import Prices
 from shared.events.tasks import TaskRef
 from shared.events.webhooks import WebhookRemoved, WebhookSet
@@ -113,8 +115,8 @@ class Webhook:
 @dataclass(frozen=True)
 class ControlState:
     """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256,
-    prices by tenant (None: every one), provider and model, quotas by tenant,
-    bounds by tenant (None: every one) and task type, webhooks by id.
+    prices by tenant (None: every one), provider and model, quotas and
+    downgrades by tenant, bounds by tenant (None: every one) and task type, webhooks by id.
 
     `acts` are in the stream's order; each is a person's, so there are few, and they are kept for good.
     """
@@ -128,6 +130,7 @@ class ControlState:
     provider_breakers: dict[Model, ProviderBreaker] = field(default_factory=dict)
     quotas: Quotas = field(default_factory=dict)
     bounds: TypeBounds = field(default_factory=dict)
+    downgrades: Downgrades = field(default_factory=dict)
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     cache_epochs: dict[tuple[UUID, UUID | None], str] = field(default_factory=dict)
     """The last purge of a user's cache, or of a tenant's (`user_id` None): its place in the control stream."""
@@ -189,6 +192,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, quotas=quotas_after(state.quotas, entry_id, event))
         case BoundsSet() | BoundsUnset():
             return replace(state, bounds=bounds_after(state.bounds, event))
+        case DowngradeSet() | DowngradeUnset():
+            return replace(state, downgrades=downgrades_after(state.downgrades, entry_id, event))
         case CachePurged():
             epochs = {**state.cache_epochs, (_tenant(event.scope), event.scope.user_id): entry_id}
             return replace(state, cache_epochs=epochs)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from shared.events.decisions import TaskAllowed
 from shared.events.envelope import Envelope, Payload, derived_id, follow
-from shared.events.tasks import TaskRef
+from shared.events.tasks import TaskRef, ref_of
 from shared.partitions import Partition
 
 SOURCE = "/skeldir/executor"
@@ -43,14 +43,7 @@ class Delivery:
     @property
     def ref(self) -> TaskRef:
         """What later events repeat of the task."""
-        task = self.allowed.task
-        return TaskRef(
-            task_id=task.task_id,
-            request_id=task.request_id,
-            task_type=task.task_type,
-            provider=task.provider,
-            model=task.model,
-        )
+        return ref_of(self.allowed.task)
 
     def attempt_id(self, attempt_no: int) -> UUID:
         """The same for the same attempt, whoever asks."""

@@ -8,13 +8,22 @@ from typing import Any
 from shared.money import to_cents
 
 DECISIONS = frozenset({b"task.allowed", b"task.blocked"})
-SAID = ("balances", "quotas", "explanation")
+_SAID = ("balances", "quotas", "explanation")
 # OpenAI's names, which its clients and others know.
 _NAMES = {"calls": "requests", "tokens": "tokens"}
 
 
+def said_of(decision: dict[str, Any]) -> dict[str, Any]:
+    """What of a decision, as it stands in the log, is worth keeping for the headers."""
+    task = decision["task"]
+    said = {name: decision.get(name) for name in _SAID}
+    if task.get("requested_model"):
+        said |= {"requested_model": task["requested_model"], "model": f"{task['provider']}:{task['model']}"}
+    return said
+
+
 def headers_of(decision: dict[str, Any], now_ms: int) -> dict[str, str]:
-    """The headers for what a decision says (`SAID`), as it stands in the log. What this task holds counts as used.
+    """The headers for what a decision says (`said_of`). What this task holds counts as used.
 
     Of several quotas the one speaks of which least remains. One in shadow mode bounds nothing.
     """
@@ -35,6 +44,9 @@ def headers_of(decision: dict[str, Any], now_ms: int) -> dict[str, str]:
     money += [_left(one) for one in quotas if one["unit"] == "money"]
     if money:
         found["x-skeldir-remaining-cents"] = f"{to_cents(min(money)):f}"
+    if "requested_model" in decision:
+        found["x-skeldir-model"] = decision["model"]
+        found["x-skeldir-requested-model"] = decision["requested_model"]
     if (free_ms := refused.get("resets_at_ms")) is not None:
         found["retry-after"] = str(max(1, math.ceil((free_ms - now_ms) / 1000)))
     return found

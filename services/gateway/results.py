@@ -14,7 +14,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.gateway.allowance import DECISIONS, SAID
+from services.gateway.allowance import DECISIONS, said_of
 from services.gateway.metrics import WAITING
 from shared.events.registry import EVENTS
 from shared.events.results import END_EVENTS, TaskResult, result_of
@@ -187,7 +187,7 @@ class Results:
                 for queue in self._watching.get(subject, ()):
                     _offer(queue, raw)
                 if decides and subject in self._waiting:
-                    self._decisions[subject] = {name: raw["data"].get(name) for name in SAID}
+                    self._decisions[subject] = said_of(raw["data"])
                 if ends and subject in self._waiting:
                     result = result_of(EVENTS.decode(fields[b"data"]))
                     for future in self._waiting[subject]:

@@ -12,7 +12,16 @@ from pydantic_core import PydanticCustomError
 
 from shared.events.control import first_problem
 from shared.events.envelope import Envelope, new
-from shared.events.tasks import Operation, Task, TaskSubmitted, TaskType, cache_key_of, fingerprint_of, task_id_of
+from shared.events.tasks import (
+    Operation,
+    Task,
+    TaskSubmitted,
+    TaskType,
+    cache_key_of,
+    fingerprint_of,
+    question_to,
+    task_id_of,
+)
 from shared.models import resolve
 from shared.money import from_cents
 from shared.partitions import reply_prefix
@@ -158,11 +167,11 @@ def submission(
     provider, model = resolve(prompt.get("model"), settings, environ)
     max_cost = from_cents(request.max_cost_cents or 0)
     task_id = task_id_of(tenant_id, request.task_type, request_id)
-    named = f"{provider}:{model}"
+    question = question_to(provider, model, operation)
     cached = prompt.get("cache_enabled", False)
     body: dict[str, Any] = {"task_type": request.task_type.value, "prompt": prompt, "max_cost": max_cost}
     if operation != "chat":  # the same words are another question then
-        body["operation"], named = operation, f"{named}:{operation}"
+        body["operation"] = operation
     fingerprint = fingerprint_of(user_id, body)
     task = Task(
         task_id=task_id,
@@ -173,7 +182,7 @@ def submission(
         prompt=prompt,
         fingerprint=fingerprint,
         max_cost=max_cost,
-        cache_key=cache_key_of(tenant_id, user_id, request.task_type, named, prompt) if cached else None,
+        cache_key=cache_key_of(tenant_id, user_id, request.task_type, question, prompt) if cached else None,
         cache_watermark=prompt.get("cache_watermark", 0),
         kill_switch=prompt.get("kill_switch", False),
         retry_safe=prompt.get("retry_safe", False),

@@ -36,9 +36,9 @@ class Listing:
 
 
 _CALL = (
-    "id, tenant_id, user_id, endpoint, request_id, task_type, provider, model, correlation_id, status, block_reason, "
-    "failure_reason, failure_detail, was_cached, provider_attempted, attempts, breaker_state, input_tokens, "
-    "output_tokens, latency_ms, trim_scale(cost_cents) AS cost_cents, "
+    "id, tenant_id, user_id, endpoint, request_id, task_type, provider, model, requested_model, correlation_id, "
+    "status, block_reason, failure_reason, failure_detail, was_cached, provider_attempted, attempts, breaker_state, "
+    "input_tokens, output_tokens, latency_ms, trim_scale(cost_cents) AS cost_cents, "
     "trim_scale(budget_reservation_cents) AS budget_reservation_cents, "
     "trim_scale(budget_settled_cents) AS budget_settled_cents, "
     "cache_key, cache_watermark, created_at, decided_at, ended_at"

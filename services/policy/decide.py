@@ -12,6 +12,7 @@ from services.policy.rules import (
     Refusal,
     Request,
     breaker,
+    downgrade,
     hourly_limit,
     in_flight,
     kill_switch,
@@ -36,7 +37,7 @@ from shared.events.decisions import (
 )
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed
-from shared.events.tasks import Task, TaskRef
+from shared.events.tasks import Task, ref_of
 from shared.pricing import Quote, Refused, Terms, quote
 
 Rule = Callable[[Book, Request, Circumstances], Refusal | None]
@@ -80,6 +81,14 @@ class Owner:
 
 def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Circumstances) -> Decided | Wait:
     """Allow, block, or hold back one task. An allow is `decision_id`, and so is its reservation."""
+    task, moved = downgrade.apply(book, task, owner.tenant_id, owner.user_id, now)
+    decided = _decide(book, task, owner, decision_id, now)
+    if moved is None or isinstance(decided, Wait):
+        return decided
+    return replace(decided, events=(moved, *decided.events))
+
+
+def _decide(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Circumstances) -> Decided | Wait:
     request = Request(
         task=task,
         tenant_id=owner.tenant_id,
@@ -147,7 +156,7 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     after = evolve_ended(book, hold, end, now)
     events: list[Payload] = [
         ReservationEnded(
-            task=_ref(end.task),
+            task=ref_of(end.task),
             reservation_id=hold.reservation_id,
             how=how,
             reserved=hold.amount,
@@ -163,13 +172,13 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     if how != "held":
         return Decided(tuple(events), after)
     return Decided(
-        tuple(events), after, replace(hold, state="held", task=_ref(end.task), takes=meters.still_held(hold.takes))
+        tuple(events), after, replace(hold, state="held", task=ref_of(end.task), takes=meters.still_held(hold.takes))
     )
 
 
 def _blocked(book: Book, request: Request, rule: str, refusal: Refusal, now: Circumstances) -> Decided:
     blocked = TaskBlocked(
-        task=_ref(request.task),
+        task=ref_of(request.task),
         reason=refusal.reason,
         rule=rule,
         explanation=refusal.explanation,
@@ -278,15 +287,4 @@ def _breaker_refusal(book: Book) -> Refusal:
     state = BreakerState(seen.state).value
     return Refusal(
         BlockReason.BREAKER_OPEN, {"state": state, "failures": seen.failures, "opened_at_ms": seen.opened_at_ms}
-    )
-
-
-def _ref(task: TaskRef) -> TaskRef:
-    """Only what identifies the task: a prompt has no place in an event about its end."""
-    return TaskRef(
-        task_id=task.task_id,
-        request_id=task.request_id,
-        task_type=task.task_type,
-        provider=task.provider,
-        model=task.model,
     )

@@ -15,7 +15,7 @@ from services.policy import store
 from services.policy.commit import commands
 from services.policy.desk import AccountKey, Changes, Desk
 from services.policy.inputs import Input, Unreadable, owner_of, read
-from services.policy.metrics import COMMIT_SECONDS, DECISIONS, PARKED, SHADOWED, TURN_SIZE
+from services.policy.metrics import COMMIT_SECONDS, DECISIONS, DOWNGRADED, PARKED, SHADOWED, TURN_SIZE
 from services.policy.rules.idempotency import TaskRecord
 from services.policy.spans import record_turn
 from services.policy.state import Circumstances, PolicyConfig
@@ -23,7 +23,7 @@ from services.policy.turn import Turn
 from shared.clock import Clock
 from shared.control_acts import Act, LetterReturned, Reconciliation
 from shared.control_state import ControlState, order_of
-from shared.events.decisions import TaskAllowed, TaskBlocked
+from shared.events.decisions import TaskAllowed, TaskBlocked, TaskDowngraded
 from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
 from shared.events.tasks import TaskSubmitted
 from shared.partitions import Partition
@@ -255,6 +255,8 @@ class PartitionWriter:
                 DECISIONS.labels("allowed", "").inc()
                 for one in event.data.shadowed:
                     SHADOWED.labels(one.unit).inc()
+            elif isinstance(event.data, TaskDowngraded):
+                DOWNGRADED.labels("shadow" if event.data.shadow else "enforce").inc()
             elif isinstance(event.data, TaskBlocked):
                 # An operator's words are no label: there is no end to them.
                 known = event.data.rule != "manual_shutoff"

@@ -25,6 +25,7 @@ from pydantic import (
 
 from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.decisions import BreakerState
+from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import NAMESPACE
 from shared.events.order import Order, Reason
 from shared.events.prices import Rate
@@ -351,6 +352,8 @@ ControlEvent = Annotated[
     | QuotaUnset
     | BoundsSet
     | BoundsUnset
+    | DowngradeSet
+    | DowngradeUnset
     | PriceSet
     | CachePurged
     | KeyCreated

@@ -106,6 +106,19 @@ class TaskBlocked(Payload):
     control_position: str
 
 
+class TaskDowngraded(Payload):
+    """The task goes to a cheaper model, since a budget is nearly spent. Its decision follows, about that model."""
+
+    event_type: ClassVar[str] = "task.downgraded"
+
+    task: TaskRef = Field(description="As it is decided: `requested_model` is what was asked for.")
+    to: str = Field(description="The cheaper model, `provider:model`.")
+    order: str = Field(description="The entry of `skeldir:control` that set the rule (`downgrade.set`).")
+    percent: int = Field(description="Of the cap, from which on it holds.")
+    balance: Balance = Field(description="The budget that is nearly spent.")
+    shadow: bool = Field(False, description="Only recorded: the task goes where it was asked to.")
+
+
 class ReservationEnded(Payload):
     """A reservation was settled at its true cost, released, or is held as perhaps spent. Once for each id, unless held
     before: a held one may still be settled or released, by a late result or by reconciliation."""

@@ -99,6 +99,7 @@ def _all_events() -> Registry:
     for payload in (
         tasks.TaskSubmitted,
         decisions.TaskAllowed,
+        decisions.TaskDowngraded,
         decisions.TaskBlocked,
         decisions.ReservationEnded,
         decisions.BreakerChanged,

@@ -52,6 +52,9 @@ class TaskResult(BaseModel):
     output_text: str | None = None
     model: str
     provider: str
+    requested_model: str | None = Field(
+        None, description="What was asked for, `provider:model`, where the budget's end moved the task to another."
+    )
     usage: ResultUsage = ResultUsage()
     completion: dict[str, Any] | None = Field(
         None,
@@ -99,6 +102,7 @@ def result_of(event: Envelope) -> TaskResult:
             "status": status,
             "model": task.model,
             "provider": task.provider,
+            "requested_model": task.requested_model,
             **detail,
         }
     )

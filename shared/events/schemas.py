@@ -26,6 +26,7 @@ STREAMS = {
     EXAMPLE.decisions: (
         "task.allowed",
         "task.blocked",
+        "task.downgraded",
         "reservation.ended",
         "breaker.changed",
         "shutoff.tripped",

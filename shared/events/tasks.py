@@ -41,6 +41,21 @@ class TaskRef(BaseModel):
     task_type: TaskType
     provider: str
     model: str
+    requested_model: str | None = Field(
+        None, description="`provider:model` that was asked for, where a decision moved the task (`task.downgraded`)."
+    )
+
+
+def ref_of(task: TaskRef) -> TaskRef:
+    """Only what identifies the task: a prompt has no place in an event about its end."""
+    return TaskRef(
+        task_id=task.task_id,
+        request_id=task.request_id,
+        task_type=task.task_type,
+        provider=task.provider,
+        model=task.model,
+        requested_model=task.requested_model,
+    )
 
 
 class Task(TaskRef):
@@ -76,6 +91,12 @@ def fingerprint_of(user_id: UUID, body: dict[str, Any]) -> str:
     """Digest of the user and the canonical JSON of the body (keys sorted)."""
     canonical = orjson.dumps([str(user_id), body], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(canonical).hexdigest()
+
+
+def question_to(provider: str, model: str, operation: Operation) -> str:
+    """Whom a question goes to, and what is asked of it: the same words are another question in another operation."""
+    named = f"{provider}:{model}"
+    return named if operation == "chat" else f"{named}:{operation}"
 
 
 _NOT_PART_OF_THE_QUESTION = frozenset({"cache_enabled", "cache_watermark", "kill_switch", "retry_safe"})

@@ -29,6 +29,8 @@ Told = Literal[
     "quota.unset",
     "bounds.set",
     "bounds.unset",
+    "downgrade.set",
+    "downgrade.unset",
 ]
 
 

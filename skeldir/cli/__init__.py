@@ -21,6 +21,7 @@ COMMANDS = {
     "shutoff": ("control", "shutoff"),
     "limits": ("limits", "app"),
     "bounds": ("bounds", "app"),
+    "downgrade": ("downgrade", "app"),
     "breakers": ("breakers", "app"),
     "key": ("keys", "app"),
     "cache": ("cache", "app"),

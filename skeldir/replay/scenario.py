@@ -23,6 +23,7 @@ from shared.events.control import (
     first_problem,
     parse_control,
 )
+from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.order import Reason
 from shared.settings import Settings
 
@@ -36,7 +37,7 @@ SETTINGS = (
 NO_LIMITS = ("key.", "attempt.", "dead_letter.", "shutoff.", "provider_breaker.")
 # An entry id after all others, and always the same: a quota is known by the entry that first set it.
 _AFTER_ALL_MS = 253_402_300_799_000
-_LIMITS = (LimitsSet, QuotaSet, QuotaUnset, BoundsSet, BoundsUnset)
+_LIMITS = (LimitsSet, QuotaSet, QuotaUnset, BoundsSet, BoundsUnset, DowngradeSet, DowngradeUnset)
 
 Orders = Sequence[tuple[str, ControlEvent]]
 """The recorded orders, each with its entry id, in their order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -255,7 +256,7 @@ def test_the_examples_of_the_page_about_limits(user: User) -> None:
     page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
     tenant = str(uuid4())
     lines = re.findall(r"^skeldir (.*)$", page, re.MULTILINE)
-    said = [user.stack.cli(*line.replace("$TENANT", tenant).replace("$USER", user.id).split()) for line in lines]
+    said = [user.stack.cli(*shlex.split(line.replace("$TENANT", tenant).replace("$USER", user.id))) for line in lines]
     quotas = json.loads(next(one.stdout for one in said if one.stdout.startswith("{")))["quotas"]
     assert [(one["limit"], one["value"], one["per"], one["mode"]) for one in quotas] == [
         ("calls", 20, "minute", "enforce"),
@@ -266,11 +267,32 @@ def test_the_examples_of_the_page_about_limits(user: User) -> None:
     assert example is not None
     order = json.loads(example[1].replace('"…"', f'"{tenant}"').replace("…", "four"))
     assert user.stack.post("/v1/control", order, key=user.stack.ready["operator_key"]).status_code == 202
-    (bounds,) = json.loads(said[-1].stdout)
+    assert "80 % of the month" in said[-1].stdout
+    (bounds,) = next(found for one in said if one.stdout.startswith("[") and (found := json.loads(one.stdout)))
     assert (bounds["timeout_ms"], bounds["max_cost_cents"], bounds["max_tool_calls"]) == (60_000, "30", 10)
     messages = [{"role": "assistant", "tool_calls": [{}] * 11}]
     refused = user.stack.run("investigation", key=user.stack.key(tenant, user.id), prompt={"messages": messages})
     assert refused["blocked_reason"] == "max_tool_calls_exceeded"
+
+
+def test_near_the_end_of_a_budget_a_cheaper_model_answers(user: User) -> None:
+    rule = {"model": "stub:large", "to": "stub:small", "percent": 50, "actor": "ann"}
+    for order in (
+        {"type": "limits.set", "scope": {"tenant": user.tenant, "user": user.id}, "monthly_cents": 10, "actor": "ann"},
+        {"type": "downgrade.set", "scope": {"tenant": user.tenant, "user": user.id}, **rule},
+    ):
+        assert user.stack.post("/v1/control", order, key=user.stack.ready["operator_key"]).status_code == 202
+    large = {"prompt": {"model": "stub:large", "simulated_cost_cents": 6}}
+    before, after = user.run(**large), user.run(prompt={"model": "stub:large"})
+    assert (before["model"], before["requested_model"]) == ("large", None)
+    assert (after["model"], after["requested_model"]) == ("small", "stub:large")
+    row = user.row(after)
+    assert (row["provider"], row["model"], row["requested_model"]) == ("stub", "small", "stub:large")
+    body = {"model": "stub:large", "messages": [{"role": "user", "content": "hi"}]}
+    for stream in (False, True):
+        answer = user.stack.post("/v1/chat/completions", {**body, "stream": stream}, key=user.key)
+        assert (answer.status_code, answer.headers["x-skeldir-requested-model"]) == (200, "stub:large")
+        assert '"model":"small"' in answer.text.replace(": ", ":")
 
 
 def test_a_reservation_over_the_cap_is_refused(user: User) -> None:

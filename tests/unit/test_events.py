@@ -109,6 +109,7 @@ def test_event_types_and_versions_are_what_they_were() -> None:
         "shutoff.tripped": 1,
         "task.allowed": 1,
         "task.blocked": 1,
+        "task.downgraded": 1,
         "task.failed": 1,
         "task.submitted": 1,
         "task.succeeded": 1,

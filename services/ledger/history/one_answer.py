@@ -38,6 +38,8 @@ class OneAnswer:
         life = live.tasks.get(task.task_id)
         if life is not None and (life.task.fingerprint, life.user_id) != (task.fingerprint, entry.event.userid):
             yield self._finding(entry, "one body and user", "another under the same request id", (life.entry.name,))
+        elif life is not None and _asked(life.task) != _asked(task):
+            yield self._finding(entry, f"asked of {_asked(life.task)}", f"of {_asked(task)}", (life.entry.name,))
 
     def _allowed(self, live: Live, entry: Entry, task: Task) -> Iterator[Finding]:
         life = live.tasks.get(task.task_id)
@@ -71,3 +73,8 @@ class OneAnswer:
 
     def _finding(self, entry: Entry, expected: str, found: str, others: tuple[str, ...]) -> Finding:
         return Finding(self.name, f"task {entry.event.subject}", expected, found, (*others, entry.name))
+
+
+def _asked(task: Task) -> str:
+    """The model that the request named, also where a decision moved the task to another."""
+    return task.requested_model or f"{task.provider}:{task.model}"

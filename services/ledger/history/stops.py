@@ -31,7 +31,7 @@ class Stops:
             return
         decision, attempt = called
         life, since_ms = decision.life, attempt.entry.ms - self._bound_ms
-        stop = self._orders.stopping(life.tenant_id, life.user_id, life.task, since_ms, entry.ms)
+        stop = self._orders.stopping(life.tenant_id, life.user_id, decision.allowed.task, since_ms, entry.ms)
         if stop is not None:
             late_ms = attempt.entry.ms - stop.switch.since_ms
             expected = f"no call later than {self._bound_ms} ms after the kill switch"

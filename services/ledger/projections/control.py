@@ -36,6 +36,7 @@ from shared.events.control import (
     ShutoffReleased,
     entry_ms,
 )
+from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import at
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
@@ -124,10 +125,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [] if previous is None else [_released(event.scope, previous, now, order)]
         case LimitsSet():
             return [_limits(event, order, now)]
-        case QuotaSet() | QuotaUnset():
-            return []  # each decision says which quotas it counted against, and what they were
-        case BoundsSet() | BoundsUnset():
-            return []  # each decision says what it allowed
+        case QuotaSet() | QuotaUnset() | BoundsSet() | BoundsUnset() | DowngradeSet() | DowngradeUnset():
+            return []  # each decision says what it counted against, allowed and moved
         case CachePurged():
             return []  # the cache is no part of the books
         case PriceSet():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.allowance import headers_of
+from services.gateway.allowance import headers_of, said_of
 from tests.unit.policy.world import ALICE, CENT, START_MS, TENANT, TaskAllowed, TaskBlocked, World
 
 T = {"tenant_id": str(TENANT)}
@@ -16,7 +16,7 @@ def headers(world: World, **fields: Any) -> dict[str, str]:
     """Of the next decision, as it stands in the log."""
     verdict = world.submit(**fields)
     assert isinstance(verdict, TaskAllowed | TaskBlocked)
-    return headers_of(verdict.model_dump(mode="json", exclude_none=True), world.now_ms)
+    return headers_of(said_of(verdict.model_dump(mode="json", exclude_none=True)), world.now_ms)
 
 
 def test_the_least_that_remains_is_told() -> None:
@@ -64,3 +64,13 @@ def test_a_refusal_says_when_to_come_back(order: dict[str, Any], later_ms: int |
 def test_what_is_unknown_says_nothing() -> None:
     assert headers_of({}, START_MS) == {}
     assert headers_of({"balances": None, "quotas": None, "explanation": None}, START_MS) == {}
+
+
+def test_who_was_moved_to_a_cheaper_model_is_told() -> None:
+    world = World()
+    world.order(type="limits.set", scope=T, monthly_cents=2, actor="ann")
+    rule = {"model": "large", "to": "stub:small", "percent": 50, "actor": "ann"}
+    world.order(type="downgrade.set", scope=T, **rule)
+    assert "x-skeldir-model" not in headers(world, model="large")
+    found = headers(world, model="large")
+    assert (found["x-skeldir-model"], found["x-skeldir-requested-model"]) == ("stub:small", "stub:large")

@@ -182,7 +182,10 @@ def _order(history: History, who: int, amount: int) -> None:
         {"type": "limits.set", "scope": user, "monthly_cents": amount * 10},
         {"type": "limits.set", "scope": {"tenant_id": user["tenant_id"]}, "hourly_cents": str(amount)},
     )[amount % 6]
-    history.order(**event if amount < 12 else _quota_order(user, who, amount))
+    if amount == 20:  # calls go to the other model from then on
+        budget = {"window": "hour", "percent": 1 + 10 * who, "to": "stub:model-1"}
+        event = {"type": "downgrade.set", "scope": {"tenant_id": user["tenant_id"]}, "model": "model-0", **budget}
+    history.order(**event if amount < 12 or amount == 20 else _quota_order(user, who, amount))
 
 
 def _quota_order(user: dict[str, str], who: int, amount: int) -> dict[str, Any]:

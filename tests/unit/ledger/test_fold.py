@@ -88,6 +88,19 @@ def test_every_event_of_a_call_is_in_its_row() -> None:
     assert row["task_type"] == "investigation"
 
 
+def test_a_row_says_which_model_was_asked_for_and_which_was_called() -> None:
+    history = play([("submit", 0, 2), ("order", 0, 20), ("submit", 0, 2), ("succeed", 1, 4), ("submit", 1, 2)])
+    tables = tables_of([history.records()])
+    rows = sorted(tables["llm_api_calls"].values(), key=lambda row: row["created_at"])
+    assert [(row["model"], row.get("requested_model")) for row in rows] == [
+        ("model-0", None),
+        ("model-1", "stub:model-0"),
+        ("model-1", None),
+    ]
+    (month,) = tables["llm_monthly_costs"].values()
+    assert list(month["model_breakdown"]) == ["stub:model-1"]
+
+
 def test_a_late_result_is_added_once_to_call_and_month() -> None:
     """An attempt of unknown end costs nothing that is known; its late result does, once however often it comes."""
     history = play([("submit", 0, 2), ("fail", 0, 2), ("resolve", 0, 6)])

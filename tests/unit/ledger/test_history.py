@@ -116,6 +116,19 @@ def decision_of(allowed: TaskAllowed) -> UUID:
     return allowed.reservation.reservation_id
 
 
+def test_a_switch_stops_the_model_that_is_called_not_the_one_that_was_asked_for() -> None:
+    history = History()
+    history.order(type="limits.set", scope=TENANT_SCOPE, monthly_cents=0, actor="ann")
+    rule = {"model": "model", "to": "stub:small", "percent": 1, "actor": "ann"}
+    history.order(type="downgrade.set", scope=TENANT_SCOPE, **rule)
+    for stopped, findings in (("stub:model", []), ("stub:small", ["history_5_stops"])):
+        late = history.allow(max_cost=0)
+        history.order(type="kill_switch.engaged", scope={"model": stopped}, reason="drill", actor="ann")
+        history.now_ms += 5000
+        call(history, late, 0)
+        assert [one.check for one in check(entries_of(history), orders_of(history))] == findings
+
+
 def test_a_good_day_has_no_finding() -> None:
     history = a_good_day()
     assert check(entries_of(history), orders_of(history)) == []
@@ -211,6 +224,10 @@ def another_request(entry: Entry) -> dict[str, Any]:
     return {"task": entry.event.data.task.model_copy(update={"request_id": "other"})}  # type: ignore[attr-defined]
 
 
+def another_model(entry: Entry) -> dict[str, Any]:
+    return {"task": entry.event.data.task.model_copy(update={"model": "other"})}  # type: ignore[attr-defined]
+
+
 def unsafe(entry: Entry) -> dict[str, Any]:
     return {"task": entry.event.data.task.model_copy(update={"retry_safe": False})}  # type: ignore[attr-defined]
 
@@ -252,6 +269,10 @@ DOCTORED: dict[str, tuple[str, Doctor]] = {
     "a task has a second end of another kind": ("history_2_one_end", again(TaskFailed, spend="none")),
     "a task has no end": ("history_2_one_end", the_last_end_is_missing),
     "a request has two bodies": ("history_3_one_answer", edit(TaskAllowed, another_body)),
+    "a task is decided for another model than was asked": (
+        "history_3_one_answer",
+        edit(TaskAllowed, another_model),
+    ),
     "a task's id is not that of its request": ("history_3_one_answer", edit(TaskSubmitted, another_request)),
     "an attempt is made twice": ("history_3_one_answer", again(AttemptStarted)),
     "an attempt is followed by another executor's": (
