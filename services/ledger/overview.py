@@ -47,6 +47,26 @@ SELECT date_bin(make_interval(secs => $3), created_at, 'epoch') AS time,
 FROM llm_api_calls WHERE {NARROW} AND created_at >= $4 AND created_at < $5
 GROUP BY 1 ORDER BY 1
 """
+# Steps of whole hours come from the rollups: of users where the view is one, else of tenants.
+_OF_USERS = f"call_sums_of_users WHERE {NARROW}"
+_OF_TENANTS = "call_sums_of_tenants WHERE ($1::uuid IS NULL OR tenant_id = $1) AND $2::uuid IS NULL"
+_HOURS = """
+SELECT date_bin(make_interval(secs => $3), hour, 'epoch') AS time,
+       coalesce(sum(calls) FILTER (WHERE status = 'success'), 0)::bigint AS success,
+       coalesce(sum(calls) FILTER (WHERE status = 'blocked'), 0)::bigint AS blocked,
+       coalesce(sum(calls) FILTER (WHERE status = 'failed'), 0)::bigint AS failed,
+       coalesce(sum(calls) FILTER (WHERE status = 'pending'), 0)::bigint AS pending,
+       sum(cached)::bigint AS cached, trim_scale(sum(cost_cents)) AS cost_cents
+FROM (
+  SELECT span_start AS hour, status, calls, cached, cost_cents FROM {sums}
+    AND span = 'hour' AND span_start >= $4 AND span_start < $5
+  UNION ALL
+  SELECT hour, 'pending', calls, 0, cost_cents FROM calls_under_way WHERE {narrow} AND hour >= $4 AND hour < $5
+) AS seen
+GROUP BY 1 ORDER BY 1
+"""
+_HOURS_OF_USERS = _HOURS.format(sums=_OF_USERS, narrow=NARROW)
+_HOURS_OF_TENANTS = _HOURS.format(sums=_OF_TENANTS, narrow=NARROW)
 _REASONS = f"""
 SELECT status, coalesce(block_reason, failure_reason) AS reason, count(*) AS calls
 FROM llm_api_calls
@@ -124,8 +144,12 @@ class Overview:
 
     async def _series(self, view: View, since: datetime, until: datetime, step: str) -> dict[str, Any]:
         seconds = _SECONDS[step]
+        sql = _SERIES
+        if seconds % 3600 == 0:
+            since = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+            sql = _HOURS_OF_USERS if view.user_ids else _HOURS_OF_TENANTS
         async with looking(self._pool, view, None) as connection:
-            rows = await connection.fetch(_SERIES, *narrowing(view), seconds, since, until)
+            rows = await connection.fetch(sql, *narrowing(view), seconds, since, until)
         found = {row["time"]: dict(row) for row in rows}
         empty = dict.fromkeys(("success", "blocked", "failed", "pending", "cached", "cost_cents"), 0)
         first, last = int(since.timestamp()) // seconds, -(-int(until.timestamp()) // seconds)

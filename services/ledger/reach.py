@@ -16,13 +16,17 @@ _IN_SCOPE = (
     "AND ($3::text IS NULL OR provider = $3) AND ($4::text IS NULL OR model = $4) "
     "AND ($5::text IS NULL OR task_type = $5)"
 )
+# By their time, and from what is under way: never all calls.
 _REACH = f"""
-SELECT count(*) FILTER (WHERE status = 'pending') AS under_way,
-       count(*) FILTER (WHERE status <> 'pending' AND provider_attempted) AS calls,
-       coalesce(trim_scale(sum(cost_cents) FILTER (WHERE status <> 'pending')), 0) AS cost_cents,
+SELECT coalesce(sum(under_way), 0)::bigint AS under_way, count(*) FILTER (WHERE attempted) AS calls,
+       coalesce(trim_scale(sum(cost_cents)), 0) AS cost_cents,
        count(DISTINCT tenant_id) AS tenants, count(DISTINCT (tenant_id, user_id)) AS users
-FROM llm_api_calls
-WHERE (status = 'pending' OR created_at > now() - interval '1 hour') AND {_IN_SCOPE}
+FROM (
+  SELECT tenant_id, user_id, 0 AS under_way, provider_attempted AS attempted, cost_cents FROM llm_api_calls
+  WHERE created_at > now() - interval '1 hour' AND status <> 'pending' AND {_IN_SCOPE}
+  UNION ALL
+  SELECT tenant_id, user_id, calls, false, 0 FROM calls_under_way WHERE {_IN_SCOPE}
+) AS seen
 """
 
 

@@ -11,6 +11,7 @@ import asyncpg
 from services.ledger.projections import TABLES, project
 from services.ledger.projections.control import project as project_order
 from services.ledger.projections.rows import Patch, Tables, fold
+from services.ledger.rollups import ROLLUPS
 from services.ledger.sessions import write_as_ledger
 from services.ledger.upsert import write
 from shared.control_state import ControlState, evolve, order_of
@@ -40,8 +41,9 @@ async def rebuild(database_url: str) -> RebuildReport:
             await write_as_ledger(connection)
             # Every commit of a writer begins with its checkpoint, so writers wait here; readers do not.
             await connection.execute("LOCK TABLE checkpoints IN SHARE ROW EXCLUSIVE MODE")
-            for table in TABLES:
-                await connection.execute(f"DELETE FROM {table.name}")
+            # The rollups follow the calls by themselves.
+            for name in (*(table.name for table in TABLES), *(rollup.name for rollup in ROLLUPS)):
+                await connection.execute(f"DELETE FROM {name}")
             count = await _replay(connection)
             rows = {table.name: await connection.fetchval(f"SELECT count(*) FROM {table.name}") for table in TABLES}
     finally:

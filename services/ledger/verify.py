@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 
-from services.ledger import reservation_sums, same_rows
+from services.ledger import reservation_sums, rollups, same_rows
 from services.ledger.projections import balances
 from services.ledger.projections.rows import Kind, Patch, Table, Tables, fold
 from services.ledger.sessions import Connection, write_as_ledger
@@ -161,6 +161,7 @@ CHECKS = (
     ),
     Check("spent_is_settled", "Spent is the sum of what was settled.", partial(_ask, reservation_sums.spent())),
     Check("cost_is_spent", "The monthly cost is what was spent.", partial(_ask, _COST)),
+    Check("rollups_are_the_calls", "The dashboards' rollups are the sums of the calls.", rollups.differences),
 )
 
 SAME_ROWS = Check("tables_are_the_fold", "Every row of every table is what the events give.", same_rows.differences)

@@ -77,7 +77,7 @@ async def measure() -> list[Figure]:
                     books._append = ways[way][1]  # type: ignore[assignment]
                     began = time.perf_counter()
                     for records in page:
-                        await _commit(connections[way], records, at, way)
+                        await commit(connections[way], records, at, way)
                     took[way].append(BATCH * BATCHES / (time.perf_counter() - began))
             for connection in connections.values():
                 await connection.close()
@@ -94,7 +94,8 @@ async def measure() -> list[Figure]:
     ]
 
 
-async def _commit(connection: Any, records: list[Record], at: dict[str, str], way: str) -> None:
+async def commit(connection: Any, records: list[Record], at: dict[str, str], way: str) -> None:
+    """The records, as their partition's writer commits them; `at`: up to where each way is."""
     stream = f"{way} {records[0].partition}"
     before, after = at.get(stream, "0-0"), records[-1].entry_id
     await books.commit(connection, {stream: before}, {stream: after}, records)

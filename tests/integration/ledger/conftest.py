@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 
 from services.ledger import sessions
 from services.ledger.projections import TABLES
+from services.ledger.rollups import ROLLUPS
 from services.ledger.sources import PartitionSource
 from services.ledger.writer import Writer
 from services.policy.decide import Owner
@@ -121,7 +122,8 @@ assert {name for name, _, _ in FULL} == set(NAMES)
 async def snapshot(connection: Any, tenant: UUID) -> dict[str, list[Any]]:
     """Every row of the tenant in every projection, comparable."""
     found = {}
-    for table in TABLES:
-        rows = await connection.fetch(f"SELECT * FROM {table.name} WHERE tenant_id = $1", tenant)
-        found[table.name] = sorted((dict(row) for row in rows), key=lambda row: [str(row[name]) for name in table.key])
+    keys = {table.name: tuple(table.key) for table in TABLES} | {rollup.name: rollup.key for rollup in ROLLUPS}
+    for name, key in keys.items():
+        rows = await connection.fetch(f"SELECT * FROM {name} WHERE tenant_id = $1", tenant)
+        found[name] = sorted((dict(row) for row in rows), key=lambda row: [str(row[part]) for part in key])
     return found

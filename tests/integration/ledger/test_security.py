@@ -32,6 +32,8 @@ FROM pg_class AS c WHERE relnamespace = 'public'::regnamespace AND relkind IN ('
 async def fill(bench: Bench, ledger: Any) -> None:
     """A row of the bench's first user in every table, and of the second in many."""
     history = bench.history(FULL)
+    waits = history.task(history.owners[0])
+    history.entries.append((history.partition.tasks, f"{history.now_ms}-{history.serial + 1}", waits))
     first = history.orders
     history.order(
         type="key.created", key_id=f"key-{uuid4().hex[:8]}", secret_sha256="0" * 64, tenant_id=str(bench.tenant),
@@ -64,7 +66,7 @@ async def test_the_right_pair_sees_its_rows(bench: Bench, as_user: Any, relation
     blind = {row["name"] for row in relations if not await count(as_user, row["name"], bench.tenant, bench.users[0])}
     internal = {"checkpoints", "dead_letters", "read_audit", "skipped_entries"}
     internal |= {"webhook_messages", "webhook_gaps", "webhook_ends", "event_chains", "event_seals"}
-    assert blind == {*internal, "tenant_budget_state"}
+    assert blind == {*internal, "tenant_budget_state", "call_sums_of_tenants", "call_latencies_of_tenants"}
 
 
 async def test_a_wrong_user_a_wrong_tenant_and_nobody_see_nothing(
@@ -132,6 +134,7 @@ async def test_tenant_comes_first_in_every_index(as_superuser: Any) -> None:
         "AND NOT (i.indisprimary AND i.indnatts = 1)"
     )
     across = {f"llm_api_calls_by_{name}" for name in ("time", "request_id", "correlation")}
+    across |= {"call_sums_by_time", "call_latencies_by_time"}
     assert {row["name"] for row in rows} == across
 
 
