@@ -25,7 +25,7 @@ demo: setup ## the whole system, every case, as it happens (under a minute)
 	$(BIN)/python -m skeldir.demo
 
 test: setup ## the whole suite, on real servers
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: setup ## style, types, import directions
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 from pydantic import Field, SecretStr, field_validator, model_validator
@@ -162,9 +161,3 @@ class Settings(BaseSettings):
         if taken := PROVIDERS & named.keys():
             raise ValueError(f"{sorted(taken)} is built in; give it another name")
         return named
-
-
-@lru_cache(maxsize=1)
-def settings() -> Settings:
-    """The settings of this process, read once."""
-    return Settings()

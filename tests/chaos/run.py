@@ -101,7 +101,7 @@ def _judge(arena: Arena, load: Load, nemesis: Nemesis, books: Books, watch: Stop
 
 
 def _evidence(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Evidence:
-    verified = arena.stack.cli("ledger", "verify", "--history", check=False, seconds=VERIFY_S)
+    verified = arena.stack.process("ledger", "verify", "--history", seconds=VERIFY_S)
     (arena.folder / "verify.txt").write_text(verified.stdout + verified.stderr)
     return Evidence(
         events=books.events(),
@@ -143,7 +143,7 @@ def _reconciled(arena: Arena, books: Books, before: Evidence) -> Line:
     findings = [f"{len(left)} reservations are still held"] if (left := books.holds()) else []
     if booked != charged:
         findings.append(f"the provider charged {charged}, the ledger says {booked}")
-    if code := arena.stack.cli("ledger", "verify", check=False, seconds=VERIFY_S).returncode:
+    if code := arena.stack.process("ledger", "verify", seconds=VERIFY_S).returncode:
         findings.append(f"skeldir ledger verify: exit {code}")
     claim = f"Once {len(held)} uncertain attempts are reconciled, the ledger's sum is the provider's."
     return Line("reconciled", claim, len(after.calls), findings)
