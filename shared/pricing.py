@@ -101,7 +101,7 @@ def quote(task: Task, terms: Terms) -> Quote:
     if unbounded:
         raise Refused(BlockReason.UNPRICED, f"what {unbounded} costs cannot be bounded")
     body = orjson.dumps(task.prompt)
-    wanted = _output_tokens(task.prompt, terms.default_max_output_tokens)
+    wanted = output_tokens(task.prompt, terms.default_max_output_tokens)
     found = find(
         terms.overrides,
         terms.tenant_id,
@@ -173,7 +173,8 @@ def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:
     return prompt_bytes + messages + TOKENS_PER_IMAGE * images(prompt) + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
 
 
-def _output_tokens(prompt: Mapping[str, Any], default: int) -> int:
+def output_tokens(prompt: Mapping[str, Any], default: int) -> int:
+    """How many tokens of output a prompt limits itself to; the default where it does not."""
     named = (prompt.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
     return next((count for value in named if (count := _positive(value, 0))), default)
 

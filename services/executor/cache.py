@@ -13,7 +13,9 @@ import orjson
 from services.executor.delivery import Delivery
 from services.executor.journal import Answered
 from services.executor.metrics import CACHE_LOOKUPS
+from shared.events.decisions import TaskAllowed
 from shared.events.outcomes import TaskSucceeded, Usage
+from shared.pricing import output_tokens
 from shared.streams.pipeline import ScriptPipeline
 
 
@@ -54,9 +56,9 @@ def answer_from(delivery: Delivery, watermark: bytes | None, stored: bytes | Non
     )
 
 
-def answered(end: TaskSucceeded) -> Answered | None:
+def answered(allowed: TaskAllowed, end: TaskSucceeded) -> Answered | None:
     """What to keep of an answer; None where it is not to be cached, or comes from there."""
-    if end.was_cached or end.cache_key is None:
+    if end.was_cached or end.cache_key is None or _cut_short(allowed, end):
         return None
     kept = {
         "output_text": end.output_text,
@@ -64,3 +66,13 @@ def answered(end: TaskSucceeded) -> Answered | None:
         "response_metadata": end.response_metadata,
     }
     return Answered(end.cache_watermark, orjson.dumps(kept))
+
+
+def _cut_short(allowed: TaskAllowed, end: TaskSucceeded) -> bool:
+    """Whether the answer ends at a limit that is no part of the question: what its caller, or the task's type, may
+    spend, or a setting. Another who asks the same may have all of it."""
+    whole = end.response_metadata.get("completion")
+    if not isinstance(whole, dict) or allowed.max_output_tokens == output_tokens(allowed.task.prompt, 0):
+        return False
+    choices = [choice for choice in whole.get("choices") or () if isinstance(choice, dict)]
+    return whole.get("status") == "incomplete" or any(choice.get("finish_reason") == "length" for choice in choices)

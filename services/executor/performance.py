@@ -130,7 +130,7 @@ class Performer:
         self, delivery: Delivery, owner: str, end: Payload, flight: str | None = None, attempt_no: int = 1
     ) -> None:
         """End the delivery; where another executor has ended it already, say at least what this one's call cost."""
-        cache = answered(end) if isinstance(end, TaskSucceeded) else None
+        cache = answered(delivery.allowed, end) if isinstance(end, TaskSucceeded) else None
         event = delivery.follow(end, self._clock.now_ms())
         verdict = await self._journal.finish(delivery, owner, event, flight=flight, cache=cache)
         if verdict.said == "done":

@@ -94,9 +94,12 @@ def fingerprint_of(user_id: UUID, body: dict[str, Any]) -> str:
 
 
 def question_to(provider: str, model: str, operation: Operation) -> str:
-    """Whom a question goes to, and what is asked of it: the same words are another question in another operation."""
+    """Whom a question goes to, and what is asked of it: the same words are another question in another operation.
+
+    A model's name may hold anything, a provider's no slash: so no two say the same.
+    """
     named = f"{provider}:{model}"
-    return named if operation == "chat" else f"{named}:{operation}"
+    return named if operation == "chat" else f"{operation}/{named}"
 
 
 _NOT_PART_OF_THE_QUESTION = frozenset({"cache_enabled", "cache_watermark", "kill_switch", "retry_safe"})

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import chain, durability, first_byte, flood, limits, stops
+from tests.bench import chain, durability, first_byte, flood, limits, purges, stops
 from tests.bench.figures import Figure
 
 MEASUREMENTS: tuple[Callable[[], list[Figure]], ...] = (
     lambda: asyncio.run(stops.measure()),
     limits.measure,
+    purges.measure,
     lambda: asyncio.run(durability.measure()),
     flood.measure,
     first_byte.measure,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -222,3 +223,26 @@ async def test_the_oldest_answers_leave_a_cache_that_is_full(bench: Bench) -> No
     keys = await bench.admin.zrange(partition.cached(bench.tenant), 0, -1)
     assert 0 < int(sizes.pop(b"total")) == sum(map(int, sizes.values())) <= 500
     assert set(keys) == set(sizes) == {key for key in keys if await bench.admin.exists(key)}
+
+
+class Cut(Gate):
+    """Its answers end at the limit."""
+
+    def __init__(self, completion: dict[str, Any]) -> None:
+        super().__init__(is_open=True)
+        self._completion = completion
+
+    async def call(self, call: Call) -> Answer:
+        return replace(await super().call(call), metadata={"completion": self._completion})
+
+
+@pytest.mark.parametrize("completion", [{"choices": [{"finish_reason": "length"}]}, {"status": "incomplete"}])
+async def test_an_answer_that_a_limit_beside_the_question_cut_short_is_not_kept(
+    bench: Bench, completion: dict[str, Any]
+) -> None:
+    """Its caller could not pay for more; who asks the same and can is not given half of the answer."""
+    asked = {**PROMPT, "max_tokens": 50}
+    async with bench.executor({"stub": Cut(completion)}):
+        assert not await is_cached(bench, 1, prompt=asked, max_output_tokens=5)
+        assert not await is_cached(bench, 2, prompt=asked, max_output_tokens=50)
+        assert await is_cached(bench, 3, prompt=asked, max_output_tokens=50), "cut where the question said so"
