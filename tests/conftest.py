@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from services.ledger import migrate
@@ -16,6 +17,16 @@ from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.collector import Collector
 from tests.stack import Stack
+
+# By itself structlog draws a traceback with all its locals, which takes longer than what the test does.
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.LogfmtRenderer(bool_as_flag=False),
+    ]
+)
 
 RedisAs = Callable[[str], Redis]
 NewFolder = Callable[[], Path]
