@@ -229,5 +229,9 @@ LAST_FOUND_BY: dict[Callable[[Patch], None], int] = {
 def test_a_guard_that_is_taken_out_is_missed(mutation: Callable[[Patch], None], monkeypatch: Patch) -> None:
     mutation(monkeypatch)
     with pytest.raises(Exception, match=MUTATIONS[mutation]):
-        for seed in (LAST_FOUND_BY.get(mutation, 0), *range(PATIENCE)):
-            scheduler.run(seed)
+        _run_all(LAST_FOUND_BY.get(mutation, 0), *range(PATIENCE))
+
+
+def _run_all(*seeds: int) -> None:
+    for seed in seeds:
+        scheduler.run(seed)
