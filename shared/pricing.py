@@ -1,8 +1,8 @@
 """What a call may cost at most, and what it did cost. Pure; the prices come from `shared/price_list.py`.
 
 The worst case takes the dearest of a model's tiers and price periods, as many input tokens as the prompt has bytes (no
-tokenizer makes more tokens than bytes), and every output token that the call is limited to. So a reservation is a true
-bound, and what cannot be bounded is refused.
+tokenizer makes more tokens than bytes, ADR 16; an image counts by itself), and every output token that the call is
+limited to. So a reservation is a true bound, and what cannot be bounded is refused.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import orjson
 from shared.events.decisions import BlockReason
 from shared.events.prices import Prices
 from shared.events.tasks import Task
-from shared.models import PROVIDERS, STUB
+from shared.models import ANTHROPIC, OPENAI, PROVIDERS, STUB
 from shared.money import from_cents, from_dollars
 from shared.price_list import Found, Overrides, Tokens, charge, dearest, find
-from shared.unbounded import images, items, what, what_of_response
+from shared.unbounded import images, inline_image_bytes, items, what, what_of_response
 
 # More than any limit on tokens.
 MAX_TOKENS = 2**53
@@ -32,6 +32,9 @@ TOKENS_PER_CALL = 64
 TOKENS_FOR_TOOLS = 2048
 # The most that a model counts one image as: gpt-4o-mini, 2,833 and eight tiles of 5,667. Others take far less.
 TOKENS_PER_IMAGE = 50_000
+# Who reads an image as one, or refuses it, and never reads the text that its bytes are written as. Of other servers
+# that speak OpenAI's format nobody knows.
+READS_IMAGES = frozenset({OPENAI, ANTHROPIC})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,7 @@ def _within(terms: Terms, least: int, wanted: int) -> int:
 
 def _bounded(task: Task, found: Found, prompt_bytes: int, wanted: int, terms: Terms) -> Quote:
     rates = found.dearest
-    fixed = rates.call + rates.input * _input_tokens(task.prompt, prompt_bytes)
+    fixed = rates.call + rates.input * _input_tokens(task, prompt_bytes)
     each = rates.output * _positive(task.prompt.get("n"), 1)
     most = min((one for one in (task.max_cost, terms.max_cost) if one), default=0)
     if most and fixed + each:
@@ -152,7 +155,7 @@ def counted(task: Task, prices: Prices | None, output_tokens: int) -> int | None
     rates = None if prices is None else dearest(prices)
     if rates is None:
         return None
-    prompt_tokens = _input_tokens(task.prompt, len(orjson.dumps(task.prompt)))
+    prompt_tokens = _input_tokens(task, len(orjson.dumps(task.prompt)))
     return from_dollars(rates.call + rates.input * prompt_tokens + rates.output * output_tokens)
 
 
@@ -161,16 +164,20 @@ def most_tokens(task: Task, max_output_tokens: int | None) -> int:
 
     The stub's answer comes from its prompt: its tokens, of four bytes each, are bounded by the bytes of that.
     """
-    inputs = _input_tokens(task.prompt, len(orjson.dumps(task.prompt)))
+    inputs = _input_tokens(task, len(orjson.dumps(task.prompt)))
     outputs = max_output_tokens or 0 if task.operation != "embeddings" else 0
     return min(inputs + outputs * _positive(task.prompt.get("n"), 1), MAX_TOKENS)
 
 
-def _input_tokens(prompt: Mapping[str, Any], prompt_bytes: int) -> int:
+def _input_tokens(task: Task, prompt_bytes: int) -> int:
+    prompt = task.prompt
     formatted = any(prompt.get(name) for name in ("tools", "functions", "response_format", "output_config"))
     added = formatted or isinstance(prompt.get("text"), dict)  # the format, of a response
     messages = TOKENS_PER_MESSAGE * max(1, len(items(prompt)))
-    return prompt_bytes + messages + TOKENS_PER_IMAGE * images(prompt) + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
+    pictures = images(prompt)
+    if pictures and task.provider in READS_IMAGES:
+        prompt_bytes -= inline_image_bytes(prompt)
+    return prompt_bytes + messages + TOKENS_PER_IMAGE * pictures + TOKENS_PER_CALL + TOKENS_FOR_TOOLS * added
 
 
 def output_tokens(prompt: Mapping[str, Any], default: int) -> int:

@@ -78,6 +78,18 @@ def images(prompt: Mapping[str, Any]) -> int:
     return sum(part.get("type") in IMAGES for part in parts(prompt))
 
 
+def inline_image_bytes(prompt: Mapping[str, Any]) -> int:
+    """How many bytes of the prompt are images that stand in it (`data:image/...;base64,...`); at least so many."""
+    found = 0
+    for part in parts(prompt):
+        if part.get("type") in IMAGES:
+            image = part.get("image_url")
+            url = image.get("url") if isinstance(image, dict) else image
+            if isinstance(url, str) and url.startswith("data:image/"):
+                found += len(url)
+    return found
+
+
 def items(prompt: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The messages of a chat, or the items of a response's input."""
     both = (*_list(prompt.get("messages")), *_list(prompt.get("input")))

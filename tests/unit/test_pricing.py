@@ -17,7 +17,7 @@ from shared.events.prices import Prices
 from shared.events.tasks import Task, TaskType
 from shared.money import from_cents
 from shared.price_list import Tokens, charge
-from shared.pricing import Quote, Refused, Terms, cost, counted, quote
+from shared.pricing import Quote, Refused, Terms, cost, counted, most_tokens, quote
 
 LISTED = frozenset({"stub", "openai", "anthropic", "google"})
 MODELS = ["gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-5", "gpt-5-nano", "o3"]
@@ -103,6 +103,52 @@ def test_an_image_is_bounded_by_the_most_that_a_model_counts_one_as() -> None:
     # gpt-4o-mini counts an image as up to 2,833 tokens and eight tiles of 5,667.
     true = cost("openai", "gpt-4o-mini", 2 * (2833 + 8 * 5667) + 20, 10)
     assert true is not None and true <= priced(task(messages=messages, max_tokens=10)).amount
+
+
+INLINE = "data:image/png;base64," + "A" * 100_000
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": INLINE}},
+        {"type": "input_image", "image_url": INLINE},
+        {"type": "image_url", "image_url": {"url": INLINE + "\u00e9\u0000"}},
+    ],
+)
+def test_the_bytes_of_an_inline_image_are_no_text(part: dict[str, Any]) -> None:
+    """It counts as an image. Only a provider that is known to read images as such: another may read the text."""
+    linked = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+
+    def asked(one: dict[str, Any], provider: str = "openai", **more: Any) -> Quote:
+        text = {"type": "text", "text": "what is it?"}
+        messages = [{"role": "user", "content": [text, one]}]
+        return priced(task("gpt-4o", provider, messages=messages, max_tokens=10, **more))
+
+    inline, link, empty = asked(part), asked(linked), asked({**linked, "image_url": {}})
+    assert empty.amount <= inline.amount <= link.amount * 1.01
+    also_as_text = asked(part, user=INLINE)
+    assert also_as_text.amount > inline.amount + 100_000, "only what stands in an image is left out"
+
+
+def test_another_server_may_read_an_inline_image_as_text() -> None:
+    messages = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": INLINE}}]}]
+    one = task("gpt-4o", "openai", messages=messages, max_tokens=10)
+    elsewhere = one.model_copy(update={"provider": "elsewhere"})
+    assert most_tokens(elsewhere, 10) == most_tokens(one, 10) + len(INLINE)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": INLINE},
+        {"type": "image_url", "text": INLINE},
+        {"type": "image_url", "image_url": {"url": INLINE.replace("image/png", "text/plain")}},
+    ],
+)
+def test_what_is_no_image_counts_by_its_bytes(part: dict[str, Any]) -> None:
+    messages = [{"role": "user", "content": [part]}]
+    assert most_tokens(task("gpt-4o", messages=messages), 0) > len(INLINE)
 
 
 def test_embeddings_cost_their_input_alone() -> None:
