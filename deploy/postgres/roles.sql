@@ -35,6 +35,9 @@ GRANT app_ro, skeldir_auditor, skeldir_operator TO skeldir_ledger;
 -- So that whoever has the owner's password can rebuild and verify the books, as the role that may.
 GRANT skeldir_ledger TO skeldir_owner;
 
+-- Where `skeldir ledger rebuild` makes tables beside those that are read; empty otherwise.
+CREATE SCHEMA IF NOT EXISTS rebuilding AUTHORIZATION skeldir_owner;
+GRANT USAGE ON SCHEMA rebuilding TO skeldir_ledger;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
 GRANT USAGE, CREATE ON SCHEMA public TO skeldir_owner;
 GRANT USAGE ON SCHEMA public TO app_ro, app_rw, app_user, skeldir_ledger, skeldir_auditor, skeldir_operator;

@@ -19,8 +19,12 @@ SELECT tenant_id, user_id, date_trunc('hour', created_at, 'UTC') AS hour, left(p
 FROM llm_api_calls
 """
 _ENDED = (
-    "SELECT calls.*, span, date_trunc(span, hour, 'UTC') AS span_start, latency_floor(latency_ms) AS latency_from_ms "
+    "SELECT calls.*, span, date_trunc(span, hour, 'UTC') AS span_start "
     f"FROM ({_CALLS}) AS calls, unnest(ARRAY['hour', 'month']) AS span WHERE status <> 'pending'"
+)
+_ATTEMPTED = (
+    "SELECT calls.*, date_trunc('month', hour, 'UTC') AS month, latency_floor(latency_ms) AS latency_from_ms "
+    f"FROM ({_CALLS}) AS calls WHERE attempted"
 )
 _SUMS = {
     "calls": "count(*)",
@@ -30,7 +34,7 @@ _SUMS = {
     "cost_cents": "sum(cost_cents)",
 }
 _BY_WHAT = ("span", "span_start", "provider", "model", "task_type", "status", "reason")
-_BY_LATENCY = ("span", "span_start", "provider", "model", "status", "latency_from_ms")
+_BY_LATENCY = ("month", "provider", "model", "status", "latency_from_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,20 @@ ROLLUPS = (
     ),
     Rollup("call_sums_of_users", ("tenant_id", "user_id", *_BY_WHAT), tuple(_SUMS), _ENDED),
     Rollup("call_sums_of_tenants", ("tenant_id", *_BY_WHAT), tuple(_SUMS), _ENDED),
-    Rollup("call_latencies_of_users", ("tenant_id", "user_id", *_BY_LATENCY), ("calls",), f"{_ENDED} AND attempted"),
-    Rollup("call_latencies_of_tenants", ("tenant_id", *_BY_LATENCY), ("calls",), f"{_ENDED} AND attempted"),
+    Rollup("call_latencies_of_users", ("tenant_id", "user_id", *_BY_LATENCY), ("calls",), _ATTEMPTED),
+    Rollup("call_latencies_of_tenants", ("tenant_id", *_BY_LATENCY), ("calls",), _ATTEMPTED),
 )
+
+
+async def sum_again(connection: Connection) -> None:
+    """Make every rollup the sums of the calls, within the caller's transaction."""
+    for one in ROLLUPS:
+        key, by = ", ".join(one.key), ", ".join(map(str, range(1, len(one.key) + 1)))
+        await connection.execute(f"DELETE FROM {one.name}")
+        await connection.execute(
+            f"INSERT INTO {one.name} ({key}, {', '.join(one.sums)}) "
+            f"SELECT {key}, {', '.join(_SUMS[name] for name in one.sums)} FROM ({one.source}) AS calls GROUP BY {by}"
+        )
 
 
 async def differences(connection: Connection) -> list[Found]:

@@ -33,14 +33,15 @@ app = typer.Typer(help="The books: rebuild the projections, verify the balances.
 
 @app.command("rebuild")
 def rebuild_(as_json: Json = False) -> None:
-    """Make the projections again from the events. Readers see the old ones until the new ones are complete."""
-    report = _run(rebuild(_url()))
+    """Make the projections again from the events, beside those that are read; what differs is replaced at once."""
+    with _progress() as progress:
+        report = _run(rebuild(_url(), progress))
     if as_json:
         print_json(asdict(report))
         return
-    table = Table("projection", "rows")
+    table = Table("projection", "rows", "were not so")
     for name, count in report.rows.items():
-        table.add_row(name, str(count))
+        table.add_row(name, str(count), str(report.changed[name]))
     out.print(table)
     out.print(f"{report.events} events")
 

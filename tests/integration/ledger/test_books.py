@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import psycopg
 import pytest
 
 from services.ledger import books
+from services.ledger import rebuild as rebuilding
 from services.ledger.books import Overtaken
 from services.ledger.intake import Record, read_event
 from services.ledger.projections import TABLES
 from services.ledger.projections.rows import Kind, Tables, fold
 from services.ledger.rebuild import rebuild
+from services.ledger.rollups import differences as rollup_differences
 from services.ledger.same_rows import NO_ROW, differences
 from services.ledger.verify import CHECKS, verify
 from shared.money import to_cents
 from skeldir.embedded import EmbeddedPostgres
-from tests.integration.ledger.conftest import FULL, Bench, snapshot
+from tests.integration.ledger.conftest import FULL, Bench, eventually, snapshot
 from tests.unit.ledger.history import CENT, HOUR_MS, NAMES, Op, patches
 
 
@@ -118,7 +122,42 @@ async def test_a_rebuild_gives_the_same_rows(bench: Bench, as_ledger: Any, postg
     await as_ledger.execute("DELETE FROM llm_api_calls WHERE tenant_id = $1", bench.tenant)
     report = await rebuild(postgres.url("skeldir_owner"))
     assert report.events >= len(history.records())
+    assert report.changed["llm_api_calls"] >= len(before["llm_api_calls"]) and report.changed["llm_monthly_costs"]
     assert await snapshot(as_ledger, bench.tenant) == before
+    assert not any((await rebuild(postgres.url("skeldir_owner"))).changed.values()), "the second finds nothing to do"
+
+
+async def test_a_rebuild_has_what_comes_meanwhile_and_waits_for_who_is_writing(
+    bench: Bench, as_ledger: Any, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = bench.history(FULL).records()
+    early, meanwhile, unfinished = records[:20], records[20:40], records[40:]
+    await books.commit(as_ledger, {}, {}, early)
+    follow, writing = rebuilding._follow, as_ledger.transaction()
+
+    async def and_then(connection: Any, progress: Any) -> Any:
+        folded = await follow(connection, progress)
+        await books.commit(as_ledger, {}, {}, meanwhile)
+        await writing.start()
+        await books.commit(as_ledger, {}, {}, unfinished)
+        return folded
+
+    monkeypatch.setattr(rebuilding, "_follow", and_then)
+    work = asyncio.create_task(rebuild(postgres.url("skeldir_owner")))
+    look = await asyncpg.connect(postgres.url("postgres"))
+
+    async def waits() -> Any:
+        assert not work.done(), await work
+        return await look.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareRowExclusiveLock'")
+
+    await eventually(waits, "the rebuild waits for the writer")
+    await look.close()
+    await writing.commit()
+    await work
+    async with as_ledger.transaction():
+        assert await differences(as_ledger) == []
+    assert await rollup_differences(as_ledger) == []
+    assert len((await snapshot(as_ledger, bench.tenant))["llm_api_calls"]) == len({one.subject for one in records})
 
 
 async def test_verify_finds_nothing_in_sound_books_and_each_thing_that_is_wrong(

@@ -134,7 +134,7 @@ async def test_tenant_comes_first_in_every_index(as_superuser: Any) -> None:
         "AND NOT (i.indisprimary AND i.indnatts = 1)"
     )
     across = {f"llm_api_calls_by_{name}" for name in ("time", "request_id", "correlation")}
-    across |= {"call_sums_by_time", "call_latencies_by_time"}
+    across |= {"call_sums_by_time", "events_by_seq"}
     assert {row["name"] for row in rows} == across
 
 

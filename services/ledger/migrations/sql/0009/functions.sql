@@ -88,17 +88,17 @@ BEGIN
       cost_cents = old.cost_cents + excluded.cost_cents;
 
   INSERT INTO call_latencies_of_users AS old
-  SELECT tenant_id, user_id, span, date_trunc(span, hour, 'UTC'), provider, model, status, latency_from_ms, sum(calls)
-  FROM unnest(changes), unnest(ARRAY['hour', 'month']) AS span
-  WHERE latency_from_ms IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 HAVING sum(calls) <> 0 ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
-  ON CONFLICT (tenant_id, user_id, span, span_start, provider, model, status, latency_from_ms) DO UPDATE
+  SELECT tenant_id, user_id, date_trunc('month', hour, 'UTC'), provider, model, status, latency_from_ms, sum(calls)
+  FROM unnest(changes)
+  WHERE latency_from_ms IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7 HAVING sum(calls) <> 0 ORDER BY 1, 2, 3, 4, 5, 6, 7
+  ON CONFLICT (tenant_id, user_id, month, provider, model, status, latency_from_ms) DO UPDATE
   SET calls = old.calls + excluded.calls;
 
   INSERT INTO call_latencies_of_tenants AS old
-  SELECT tenant_id, span, date_trunc(span, hour, 'UTC'), provider, model, status, latency_from_ms, sum(calls)
-  FROM unnest(changes), unnest(ARRAY['hour', 'month']) AS span
-  WHERE latency_from_ms IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7 HAVING sum(calls) <> 0 ORDER BY 1, 2, 3, 4, 5, 6, 7
-  ON CONFLICT (tenant_id, span, span_start, provider, model, status, latency_from_ms) DO UPDATE
+  SELECT tenant_id, date_trunc('month', hour, 'UTC'), provider, model, status, latency_from_ms, sum(calls)
+  FROM unnest(changes)
+  WHERE latency_from_ms IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6 HAVING sum(calls) <> 0 ORDER BY 1, 2, 3, 4, 5, 6
+  ON CONFLICT (tenant_id, month, provider, model, status, latency_from_ms) DO UPDATE
   SET calls = old.calls + excluded.calls;
 
   -- Only what became less can have come to nothing; such a row goes, so that a rebuild gives the same rows.
@@ -122,15 +122,15 @@ BEGIN
     AND (old.tenant_id, old.span, old.span_start, old.status, old.provider, old.model, old.task_type, old.reason)
       = (less.tenant_id, its, date_trunc(its, less.hour, 'UTC'), less.status, less.provider, less.model,
          less.task_type, less.reason);
-  DELETE FROM call_latencies_of_users AS old USING unnest(changes) AS less, unnest(ARRAY['hour', 'month']) AS its
+  DELETE FROM call_latencies_of_users AS old USING unnest(changes) AS less
   WHERE less.calls < 0 AND old.calls = 0
-    AND (old.tenant_id, old.user_id, old.span, old.span_start, old.provider, old.model, old.status, old.latency_from_ms)
-      = (less.tenant_id, less.user_id, its, date_trunc(its, less.hour, 'UTC'), less.provider, less.model, less.status,
+    AND (old.tenant_id, old.user_id, old.month, old.provider, old.model, old.status, old.latency_from_ms)
+      = (less.tenant_id, less.user_id, date_trunc('month', less.hour, 'UTC'), less.provider, less.model, less.status,
          less.latency_from_ms);
-  DELETE FROM call_latencies_of_tenants AS old USING unnest(changes) AS less, unnest(ARRAY['hour', 'month']) AS its
+  DELETE FROM call_latencies_of_tenants AS old USING unnest(changes) AS less
   WHERE less.calls < 0 AND old.calls = 0
-    AND (old.tenant_id, old.span, old.span_start, old.provider, old.model, old.status, old.latency_from_ms)
-      = (less.tenant_id, its, date_trunc(its, less.hour, 'UTC'), less.provider, less.model, less.status,
+    AND (old.tenant_id, old.month, old.provider, old.model, old.status, old.latency_from_ms)
+      = (less.tenant_id, date_trunc('month', less.hour, 'UTC'), less.provider, less.model, less.status,
          less.latency_from_ms);
 END
 $$;

@@ -32,10 +32,10 @@ WITH sums AS (
 ), buckets AS (
   SELECT provider, model, status, latency_from_ms, sum(calls) AS calls
   FROM (
-    SELECT provider, model, status, latency_from_ms, calls FROM call_latencies_of_tenants WHERE span = 'month'
+    SELECT provider, model, status, latency_from_ms, calls FROM call_latencies_of_tenants
     UNION ALL
     SELECT provider, model, status, latency_from_ms, calls FROM call_latencies_of_users
-    WHERE span = 'month' AND NOT EXISTS (SELECT FROM call_latencies_of_tenants)
+    WHERE NOT EXISTS (SELECT FROM call_latencies_of_tenants)
   ) AS seen
   GROUP BY provider, model, status, latency_from_ms
 ), ranked AS (
