@@ -35,11 +35,24 @@ def verdict(events: Sequence[Event]) -> dict[str, Any] | None:
     if event["type"] == "task.blocked":
         seen = _plain(data.get("explanation") or {})
         found |= {"reason": data["reason"], "rule": data["rule"], "saw": seen}
-        return {**found, "sentence": sentence(data["reason"], data["rule"], seen)}
+        return {**found, "sentence": _moved(events, data) + sentence(data["reason"], data["rule"], seen)}
     found["limits"] = [_balance(balance) for balance in data.get("balances", [])]
     found["quotas"] = [_plain(quota) for quota in data.get("quotas", [])]
     found["reserved_cents"] = to_cents(data["reservation"]["amount"])
-    return {**found, "sentence": "Every rule let it pass; its worst-case cost was reserved under each limit."}
+    passed = "Every rule let it pass; its worst-case cost was reserved under each limit."
+    return {**found, "sentence": _moved(events, data) + passed}
+
+
+def _moved(events: Sequence[Event], decision: Mapping[str, Any]) -> str:
+    """Where the decision is about a cheaper model than was asked for: that, and why."""
+    task = decision.get("task") or {}
+    asked, named = task.get("requested_model"), f"{task.get('provider')}:{task.get('model')}"
+    last = next((one["data"] for one in reversed(events) if one["type"] == "task.downgraded"), None)
+    if asked in (None, named) or last is None:
+        return ""
+    seen = _balance(last["balance"])
+    used = f"{seen['used_cents']} of {seen['cap_cents']} cents in this {seen['window']}"
+    return f"It was moved from {asked} to {named}: the {seen['scope']} had used {used}. "
 
 
 def sentence(reason: str, rule: str, saw: Mapping[str, Any]) -> str:

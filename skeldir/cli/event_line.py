@@ -15,7 +15,8 @@ MOST_CHARACTERS = 300
 # What a person looks for, in this order; of each event those that it has.
 SHOWN = (
     "reason", "how", "state", "previous", "percent", "unit", "window", "window_start", "mode", "hour", "spend", "by",
-    "provider", "model", "webhook_id", "key_id", "role", "url", "events", "hourly_cents", "monthly_cents", "cost_cents",
+    "provider", "model", "to", "timeout_ms", "max_cost_cents", "max_tool_calls",
+    "webhook_id", "key_id", "role", "url", "events", "hourly_cents", "monthly_cents", "cost_cents",
     "max_in_flight", "calls", "tokens", "cents", "minutes", "until", "origin", "entry_id", "detail",
 )  # fmt: skip
 _MONEY = ("settled", "spent", "cap", "threshold")

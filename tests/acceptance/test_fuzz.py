@@ -135,6 +135,7 @@ def test_the_control_stream_takes_anything(stack: Stack) -> None:
         {"type": "limits.set", "scope": scope, "monthly_cents": 5, "hourly_cents": "0.1", "max_in_flight": 3},
         {"type": "quota.set", "scope": {**scope, "key_id": "fuzz"}, "window": "day", "cents": "0.1", "mode": "shadow"},
         {"type": "bounds.set", "scope": {"task_type": "route", **tenant}, "timeout_ms": 9, "max_cost_cents": "0.1"},
+        {"type": "downgrade.set", "scope": tenant, "model": "*", "to": "stub:b", "percent": 9, "window": "hour"},
         {"type": "quota.unset", "scope": scope, "window": "day", "unit": "calls"},
         {"type": "attempt.reconciled", **about, "cost_cents": 1, "reason": "x"},
         {"type": "dead_letter.retried", "origin": "{skeldir:0}:tasks", "entry_id": "1-1"},

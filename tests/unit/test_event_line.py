@@ -48,6 +48,13 @@ def test_an_order_is_shown_to_whom_it_concerns() -> None:
     assert event_line.said(order(scope={"provider": "openai"})) == "reason=runaway scope=provider:openai actor=ann"
 
 
+def test_what_an_order_about_bounds_or_models_says() -> None:
+    bounds = {"type": "bounds.set", "timeout_ms": 9, "max_cost_cents": "0.1", "max_tool_calls": 0}
+    assert event_line.said(bounds) == "timeout_ms=9 max_cost_cents=0.1 max_tool_calls=0"
+    moved = {"type": "downgrade.set", "percent": 80, "model": "gpt-4o*", "to": "openai:gpt-4o-mini"}
+    assert event_line.said(moved) == "percent=80 model=gpt-4o* to=openai:gpt-4o-mini"
+
+
 def test_limits_are_said_in_their_unit() -> None:
     neared = {"window": "day", "percent": 80, "spent": 80 * 10**9, "cap": 100 * 10**9}
     event = {"type": "limit.neared", "dataschema": "x", "tenantid": str(TENANT), "data": neared}

@@ -70,3 +70,17 @@ def test_amounts_are_cents_and_counts_stay_counts() -> None:
 
 def test_the_last_decision_counts() -> None:
     assert verdict([{"type": "task.submitted", "data": {}}]) is None
+
+
+def test_a_task_that_was_moved_to_a_cheaper_model_says_so_first() -> None:
+    balance = {"scope": "user", "window": "month", "window_start": "2026-11", "spent": 80 * CENT, "reserved": CENT}
+    task = {"provider": "stub", "model": "small", "requested_model": "stub:large"}
+    moved = {"type": "task.downgraded", "data": {"task": task, "balance": {**balance, "cap": 100 * CENT}}}
+    end = {"reason": "lunch", "rule": "manual_shutoff", "explanation": {"until_ms": 5}}
+    said = [
+        verdict([moved, {"type": "task.blocked", "time": 1, "id": 2, "data": {**end, "task": one}}])
+        for one in (task, {**task, "model": "large"})
+    ]
+    first = "It was moved from stub:large to stub:small: the user had used 81 of 100 cents in this month. A manual"
+    assert said[0] is not None and said[0]["sentence"].startswith(first)
+    assert said[1] is not None and said[1]["sentence"].startswith("A manual"), "decided again, as it was asked"
