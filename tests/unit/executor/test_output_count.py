@@ -7,10 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.executor.output_count import BYTES_OF_A_PIECE, OutputCount
+from services.executor.output_count import BYTES_AT_ALL, BYTES_OF_A_PIECE, OutputCount
 from shared.responses import events_of, response
 
-TOKENS = st.lists(st.text(min_size=1, max_size=BYTES_OF_A_PIECE), max_size=60)
+# The bound rests on tokens having no more bytes than that on average: so these have none with more.
+TOKEN = st.text(min_size=1, max_size=BYTES_OF_A_PIECE).filter(lambda token: len(token.encode()) <= BYTES_AT_ALL)
+TOKENS = st.lists(TOKEN, max_size=60)
 
 
 def count_of(*deltas: Any, usage: Any = None) -> OutputCount:
