@@ -16,7 +16,7 @@ from shared.partitions import Partition
 async def lags(redis: Redis, partitions: int, now_ms: int) -> list[dict[str, Any]]:
     """For each partition: the age of the oldest entry that policy, executors and ledger have not read, in seconds.
 
-    `in_flight`: decisions that executors hold.
+    `in_flight`: decisions that executors hold; `oldest_s`: the age of the oldest of them.
     """
     return list(await asyncio.gather(*(_of(redis, Partition(number), now_ms) for number in range(partitions))))
 
@@ -24,7 +24,7 @@ async def lags(redis: Redis, partitions: int, now_ms: int) -> list[dict[str, Any
 async def _of(redis: Redis, partition: Partition, now_ms: int) -> dict[str, Any]:
     policy: Any = await redis.hgetall(partition.policy)
     ledger: Any = await redis.hgetall(partition.ledger)
-    delivered, in_flight = await _executors(redis, partition)
+    delivered, in_flight, oldest = await _executors(redis, partition)
     streams = {"tasks": partition.tasks, "decisions": partition.decisions, "outcomes": partition.outcomes}
 
     async def age(stream: str, after: bytes) -> float:
@@ -43,16 +43,18 @@ async def _of(redis: Redis, partition: Partition, now_ms: int) -> dict[str, Any]
         "executor_s": round(ages[2], 3),
         "ledger_s": round(max(ages[3:]), 3),
         "in_flight": in_flight,
+        "oldest_s": 0.0 if oldest is None else round(max(0.0, (now_ms - entry_ms(oldest)) / 1000), 3),
     }
 
 
-async def _executors(redis: Redis, partition: Partition) -> tuple[bytes, int]:
-    """The last decision that was handed to an executor, and how many they hold."""
+async def _executors(redis: Redis, partition: Partition) -> tuple[bytes, int, bytes | None]:
+    """The last decision that was handed to an executor, how many they hold, and the oldest of those."""
     try:
         groups: Any = await redis.xinfo_groups(partition.decisions)
     except ResponseError:
-        return NOTHING.encode(), 0
+        return NOTHING.encode(), 0, None
     for group in groups:
         if group["name"] == EXECUTOR_GROUP:
-            return bytes(group["last-delivered-id"]), int(group["pending"])
-    return NOTHING.encode(), 0
+            pending: Any = await redis.xpending(partition.decisions, EXECUTOR_GROUP) if group["pending"] else None
+            return bytes(group["last-delivered-id"]), int(group["pending"]), pending and pending["min"]
+    return NOTHING.encode(), 0, None

@@ -17,6 +17,7 @@ from services.ledger.console.logins import Logins
 from services.ledger.console.orders import Orders
 from services.ledger.console.routes import Console
 from services.ledger.keys import Doorkeeper
+from services.ledger.measures import Measures
 from services.ledger.metrics import LEADS
 from services.ledger.overview import Overview
 from services.ledger.reports import Reporter
@@ -55,11 +56,11 @@ async def serve(settings: Settings) -> None:
         trimmer, reporter = Trimmer(redis, clock, settings), Reporter(writing, redis)
 
         def readiness() -> dict[str, str | None]:
-            LEADS.set(sum(1 for writer in writers.values() if writer.token))
             checks = {name: writer.problem for name, writer in writers.items()}
             keys = "the control stream cannot be read" if control.is_stale else None
             return {"keys": keys, "database": reporter.problem, **checks}
 
+        LEADS.set_function(lambda: sum(1 for writer in writers.values() if writer.token))
         tokens = token_keys(settings)
         door = Doorkeeper(control, clock, tokens)
         overview = Overview(reading, redis, control, clock, settings.partitions)
@@ -69,6 +70,7 @@ async def serve(settings: Settings) -> None:
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
         workers += [clock.first(trimmer.run), Sender(sending, control, outbox, settings).run, console.run]
         workers += [writer.run for writer in writers.values()]
+        workers.append(clock.first(Measures(reading, redis, control, clock, settings.partitions).run))
         if tokens is not None:
             workers.append(tokens.follow)
         try:

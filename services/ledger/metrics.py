@@ -12,3 +12,19 @@ LAG_SECONDS = Gauge("skeldir_ledger_lag_seconds", "Age of the last entry taken, 
 TRIMMED = Counter("skeldir_ledger_trimmed_total", "Entries removed from the log behind every reader.", ["stream"])
 WEBHOOKS = Counter("skeldir_ledger_webhooks_total", "Messages to webhooks, by what became of a try.", ["outcome"])
 LEADS = Gauge("skeldir_ledger_leads", "Partitions that this process writes.")
+
+# What `measures.py` sees, of the whole system.
+READER_LAG = Gauge(
+    "skeldir_lag_seconds", "Age of the oldest entry that this reader has not read.", ["partition", "reader"]
+)
+PENDING = Gauge("skeldir_pending", "Decisions that executors hold.", ["partition"])
+OLDEST_PENDING = Gauge(
+    "skeldir_oldest_pending_seconds", "Age of the oldest decision that executors hold; 0: none.", ["partition"]
+)
+DEAD_LETTERS = Gauge("skeldir_dead_letters", "Dead letters that nobody has dealt with, of the newest 1000.")
+SPENT = Gauge("skeldir_spent_cents", "Spent in this calendar month, all tenants together.")
+RESERVED = Gauge("skeldir_reserved_cents", "Reserved in this calendar month and not settled, all tenants together.")
+UNCERTAIN = Gauge("skeldir_uncertain_attempts", "Attempts whose end nobody knows: to be reconciled.")
+UNCERTAIN_CENTS = Gauge("skeldir_uncertain_cents", "What those hold as perhaps spent.")
+OPEN_BREAKERS = Gauge("skeldir_open_breakers", "Users whose breaker is open.")
+MEASURED = Gauge("skeldir_measured_timestamp_seconds", "When this ledger service last saw all of that.")

@@ -17,15 +17,13 @@ from redis.asyncio import Redis
 
 from services.ledger.keys import View
 from services.ledger.lag import lags
+from services.ledger.letters import waiting_letters
 from services.ledger.lists import BREAKERS, SHUTOFFS, SPEND, SWITCHES, Listing
 from services.ledger.looking import NARROW, looking, narrowing
 from services.ledger.sessions import Connection, Pool
 from shared.clock import Clock
-from shared.control_acts import LetterReturned
-from shared.control_state import order_of
 from shared.events.decisions import BreakerState
 from shared.events.envelope import at
-from shared.partitions import DEAD_LETTERS
 from shared.provider_breakers import Model, ProviderBreaker
 from shared.streams.control_reader import ControlReader
 
@@ -34,7 +32,6 @@ FRESH_S = 1.0
 SHARE = 0.1
 MAX_REMEMBERED = 64
 MOST = 20
-MOST_LETTERS = 1000
 MAX_POINTS = 800
 
 _SECONDS = {"minute": 60, "quarter": 900, "hour": 3600, "day": 86_400}
@@ -157,14 +154,7 @@ class Overview:
         return {"rows": [found.get(moment, {"time": moment, **empty}) for moment in times]}
 
     async def _log(self) -> dict[str, Any]:
-        found: Any = await self._redis.xrevrange(DEAD_LETTERS, count=MOST_LETTERS)
-        returned = {
-            (act.origin, act.entry_id): act.position
-            for act in self._control.state.acts
-            if isinstance(act, LetterReturned)
-        }
-        letters = [_letter(entry_id, fields) for entry_id, fields in found]
-        still = [one for one in letters if not _is_dealt_with(one, returned)]
+        still = await waiting_letters(self._redis, self._control.state)
         models = self._control.state.provider_breakers
         return {
             "models": [_model(model, one) for model, one in models.items() if one.state != BreakerState.CLOSED],
@@ -214,18 +204,7 @@ async def _listed(
     return [dict(row) for row in await connection.fetch(sql, *narrowing(view))]
 
 
-def _letter(entry_id: bytes, fields: dict[bytes, bytes]) -> dict[str, str]:
-    kept = {name: fields.get(name.encode(), b"").decode(errors="replace") for name in ("origin", "entry_id", "reason")}
-    return {"letter_id": entry_id.decode(), **kept}
-
-
 def _model(model: Model, breaker: ProviderBreaker) -> dict[str, Any]:
     until = None if breaker.until_ms is None else at(breaker.until_ms)
     named = {"provider": model[0], "model": model[1], "state": breaker.state, "reason": breaker.reason}
     return {**named, "since": at(breaker.since_ms), "until": until}
-
-
-def _is_dealt_with(letter: dict[str, str], returned: dict[tuple[str, str], str]) -> bool:
-    """Whether an order about it came after it."""
-    ordered = returned.get((letter["origin"], letter["entry_id"]))
-    return ordered is not None and order_of(ordered) > order_of(letter["letter_id"])

@@ -35,9 +35,9 @@ async def serve(settings: Settings) -> None:
     ]
     breakers = BreakerWriter(redis, owner, clock, settings)
     control.on_change(show_provider_breakers)
+    LEADS.set_function(lambda: sum(1 for writer in writers if writer.token))
 
     def readiness() -> dict[str, str | None]:
-        LEADS.set(sum(1 for writer in writers if writer.token))
         checks = {f"partition {n}": writer.problem for n, writer in enumerate(writers)}
         checks["breakers of models"] = breakers.problem
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
