@@ -35,9 +35,11 @@ from shared.events.control import (
 )
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.prices import Prices
+from shared.events.privacy import PrivacySet
 from shared.events.tasks import TaskRef
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
+from shared.privacy import NO_PRIVACY, Privacy, TenantPrivacy, privacy_after
 from shared.provider_breakers import Model, ProviderBreaker, after_change, after_reset
 from shared.quotas import Quotas, quotas_after
 
@@ -115,8 +117,8 @@ class Webhook:
 @dataclass(frozen=True)
 class ControlState:
     """Switches by scope, shutoffs by user, limits by user or tenant (`user_id` None), keys by the secret's SHA-256,
-    prices by tenant (None: every one), provider and model, quotas and
-    downgrades by tenant, bounds by tenant (None: every one) and task type, webhooks by id.
+    prices by tenant (None: every one), provider and model, quotas, downgrades and privacy by tenant, bounds by tenant
+    (None: every one) and task type, webhooks by id.
 
     `acts` are in the stream's order; each is a person's, so there are few, and they are kept for good.
     """
@@ -131,6 +133,7 @@ class ControlState:
     quotas: Quotas = field(default_factory=dict)
     bounds: TypeBounds = field(default_factory=dict)
     downgrades: Downgrades = field(default_factory=dict)
+    privacy: Privacy = field(default_factory=dict)
     webhooks: dict[str, Webhook] = field(default_factory=dict)
     cache_epochs: dict[tuple[UUID, UUID | None], str] = field(default_factory=dict)
     """The last purge of a user's cache, or of a tenant's (`user_id` None): its place in the control stream."""
@@ -147,6 +150,10 @@ class ControlState:
         """The manual shutoff that holds for this user now, if one does."""
         shutoff = self.shutoffs.get((tenant_id, user_id))
         return shutoff if shutoff is not None and now_ms < shutoff.until_ms else None
+
+    def privacy_of(self, tenant_id: UUID) -> TenantPrivacy:
+        """What is stored of a tenant's texts, and what blocks its prompts."""
+        return self.privacy.get(tenant_id, NO_PRIVACY)
 
     def cache_epoch(self, tenant_id: UUID, user_id: UUID) -> str:
         """The last purge that concerns this user; empty before the first. Answers of another epoch are not served."""
@@ -194,6 +201,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, bounds=bounds_after(state.bounds, event))
         case DowngradeSet() | DowngradeUnset():
             return replace(state, downgrades=downgrades_after(state.downgrades, entry_id, event))
+        case PrivacySet():
+            return replace(state, privacy=privacy_after(state.privacy, event))
         case CachePurged():
             epochs = {**state.cache_epochs, (_tenant(event.scope), event.scope.user_id): entry_id}
             return replace(state, cache_epochs=epochs)
@@ -205,14 +214,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, keys={**state.keys, event.secret_sha256: key})
         case KeyRevoked():
             return replace(state, keys=_keys_after(state.keys, event))
-        case AttemptReconciled():
-            cost = from_cents(event.cost_cents)
-            act: Act = Reconciliation(entry_id, event.tenant_id, event.decision_id, cost, event.actor)
-            return replace(state, acts=(*state.acts, act))
-        case DeadLetterRetried() | DeadLetterDiscarded():
-            discard = isinstance(event, DeadLetterDiscarded)
-            act = LetterReturned(entry_id, event.origin, event.entry_id, discard)
-            return replace(state, acts=(*state.acts, act))
+        case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
+            return replace(state, acts=(*state.acts, _act(entry_id, event)))
         case ProviderBreakerChanged() | ProviderBreakerReset():
             return replace(state, provider_breakers=_breakers_after(state.provider_breakers, event, entry_id))
         case WebhookSet():
@@ -223,6 +226,13 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, webhooks=left)
         case _:
             assert_never(event)
+
+
+def _act(entry_id: str, event: AttemptReconciled | DeadLetterRetried | DeadLetterDiscarded) -> Act:
+    if isinstance(event, AttemptReconciled):
+        cost = from_cents(event.cost_cents)
+        return Reconciliation(entry_id, event.tenant_id, event.decision_id, cost, event.actor)
+    return LetterReturned(entry_id, event.origin, event.entry_id, isinstance(event, DeadLetterDiscarded))
 
 
 def shutoff_end_ms(event: ShutoffEngaged, now_ms: int) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.events.tasks import Storage
 from shared.models import PROVIDERS, CompatibleProvider, ProviderName
 
 
@@ -112,6 +113,9 @@ class Settings(BaseSettings):
         None, ge=0, description="Reserve this for a model without a known price. None: refuse it as `unpriced`."
     )
 
+    store_texts: Storage = Field(
+        "full", description="What the books keep of prompts and answers, where `privacy.set` says nothing else."
+    )
     webhook_secret_key: SecretStr | None = Field(
         None, min_length=32, description="Webhooks' secrets derive from it. None: `skeldir up` makes one for itself."
     )

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from services.gateway.problems import Problem
 from shared.clock import Clock
 from shared.control_state import Key
+from shared.privacy import TenantPrivacy
 from shared.streams.control_reader import ControlReader
 from shared.token_claims import TokenKeys, TokenRefused, looks_like_token
 
@@ -43,6 +44,10 @@ class Doorkeeper:
             raise Problem(403, "wrong_role", f"this key has the role {key.role}; {' or '.join(roles)} is needed")
         self._spend(key.key_id)
         return key
+
+    def privacy_of(self, tenant_id: UUID) -> TenantPrivacy:
+        """What is stored of a tenant's texts, as of the orders by which its key was admitted."""
+        return self._control.state.privacy_of(tenant_id)
 
     def _key_of(self, secret: str) -> Key:
         # Looked up by its hash: the time this takes tells nothing about any key.

@@ -199,6 +199,7 @@ class Door:
                 operation=operation,
                 stream=stream,
                 key_id=key.key_id,
+                privacy=self.keeper.privacy_of(key.tenant_id),
             )
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error

@@ -18,6 +18,7 @@ from shared.events.control import InvalidControl, parse_control
 from shared.events.envelope import NAMESPACE, Envelope
 from shared.partitions import INBOX
 from shared.settings import Settings
+from shared.streams.control_reader import ControlReader
 
 # With memory nearly full the inbox is still worked off, as far as the services keep up: its entries are what fills it,
 # perhaps, and one that is moved leaves it. So many entries may then be in a partition's log.
@@ -27,18 +28,23 @@ MAX_BACKLOG_WITHOUT_MEMORY = 1000
 class Inbox:
     """Takes tasks from the inbox stream, as the HTTP door takes them from requests."""
 
-    def __init__(self, acceptor: Acceptor, capacity: Capacity, clock: Clock, settings: Settings) -> None:
+    def __init__(
+        self, acceptor: Acceptor, capacity: Capacity, control: ControlReader, clock: Clock, settings: Settings
+    ) -> None:
         self._acceptor = acceptor
         self._capacity = capacity
+        self._control = control
         self._clock = clock
         self._settings = settings
 
     async def take(self, entry_id: str, fields: dict[bytes, bytes]) -> None:
-        """Accept one entry. Raises Unacceptable, NotNow while its partition is full, RedisError."""
+        """Accept one entry. Raises Unacceptable, RedisError; NotNow while its partition is full, or orders unknown."""
         with tracing.request("submit from the inbox", None, SpanKind.CONSUMER) as traceparent:
             await self._take(entry_id, fields, traceparent)
 
     async def _take(self, entry_id: str, fields: dict[bytes, bytes], traceparent: str | None) -> None:
+        if self._control.is_stale:
+            raise NotNow  # what may be stored of the task is not known
         try:
             event, request = self._submission(entry_id, fields, traceparent)
         except Invalid as error:
@@ -71,6 +77,7 @@ class Inbox:
             now_ms=self._clock.now_ms(),
             settings=self._settings,
             environ=os.environ,
+            privacy=self._control.state.privacy_of(request.tenant_id),
         )
         return event, request
 

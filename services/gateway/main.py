@@ -53,7 +53,7 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
     listening = Listening(redis, settings.partitions, name)
     door = Door(keeper, acceptor, capacity, results, listening, history, clock, settings)
     inbox = GroupReader(
-        redis, INBOX, "gateway", name, Inbox(acceptor, capacity, clock, settings).take, settings, removes=True
+        redis, INBOX, "gateway", name, Inbox(acceptor, capacity, control, clock, settings).take, settings, removes=True
     )
     orders = GroupReader(redis, CONTROL, "control-check", name, check_order, settings, removes=False)
 

@@ -14,6 +14,7 @@ from shared.events.results import TaskResult
 
 DONE = b"data: [DONE]\n\n"
 CUT = "stream_cut:"
+GUARD = "guard_"
 
 _STOPPED = frozenset(
     {
@@ -47,7 +48,7 @@ def problem_of(result: TaskResult) -> Problem | None:
 
 
 def _status(reason: str) -> int:
-    return 400 if reason in _INVALID else 503 if reason in _STOPPED else 429
+    return 400 if reason in _INVALID or reason.startswith(GUARD) else 503 if reason in _STOPPED else 429
 
 
 def completion(result: TaskResult, now_s: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from shared.events.tasks import (
 from shared.models import resolve
 from shared.money import from_cents
 from shared.partitions import reply_prefix
+from shared.privacy import NO_PRIVACY, TenantPrivacy
 from shared.settings import Settings
 
 SOURCE = "/skeldir/gateway"
@@ -159,6 +160,7 @@ def submission(
     operation: Operation = "chat",
     stream: bool = False,
     key_id: str | None = None,
+    privacy: TenantPrivacy = NO_PRIVACY,
 ) -> Envelope:
     """The `task.submitted` event of a request. The same request always gives the same event id. Raises Invalid."""
     if request.reply_to is not None and not request.reply_to.startswith(reply_prefix(tenant_id)):
@@ -168,11 +170,10 @@ def submission(
     max_cost = from_cents(request.max_cost_cents or 0)
     task_id = task_id_of(tenant_id, request.task_type, request_id)
     question = question_to(provider, model, operation)
-    cached = prompt.get("cache_enabled", False)
-    body: dict[str, Any] = {"task_type": request.task_type.value, "prompt": prompt, "max_cost": max_cost}
-    if operation != "chat":  # the same words are another question then
-        body["operation"] = operation
-    fingerprint = fingerprint_of(user_id, body)
+    storage = privacy.store or settings.store_texts
+    # A cached answer would outlive its task, in the log's server: of texts that are not stored there is none.
+    cached = prompt.get("cache_enabled", False) and storage != "none"
+    fingerprint = _fingerprint(user_id, request, max_cost, operation)
     task = Task(
         task_id=task_id,
         request_id=request_id,
@@ -190,6 +191,7 @@ def submission(
         key_id=key_id,
         operation=operation,
         stream=stream,
+        storage=storage,
     )
     return new(
         TaskSubmitted(task=task),
@@ -202,6 +204,13 @@ def submission(
         correlationid=request.correlation_id or request_id,
         traceparent=traceparent,
     )
+
+
+def _fingerprint(user_id: UUID, request: TaskRequest, max_cost: int, operation: Operation) -> str:
+    body: dict[str, Any] = {"task_type": request.task_type.value, "prompt": request.prompt, "max_cost": max_cost}
+    if operation != "chat":  # the same words are another question then
+        body["operation"] = operation
+    return fingerprint_of(user_id, body)
 
 
 def _deeper_than(value: Any, levels: int) -> bool:

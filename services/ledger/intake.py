@@ -7,15 +7,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
+import orjson
+
 from services.ledger.projections import project, storable
 from services.ledger.projections.control import project as project_order
 from services.ledger.projections.control import subject_of
 from services.ledger.projections.rows import Patch
+from services.ledger.redaction import as_stored
 from shared.control_state import ControlState
 from shared.control_state import evolve as evolve_control
 from shared.events.control import InvalidControl, control_event_id, entry_ms, parse_control
-from shared.events.envelope import at
+from shared.events.envelope import Payload, at
 from shared.events.registry import EVENTS, UndecodableEvent
+from shared.events.tasks import Storage, TaskRef
 from shared.partitions import CONTROL
 from shared.streams.read import Entry
 
@@ -71,6 +75,10 @@ def read_event(partition: int, stream: str, entry: Entry) -> Record | Skip:
     data = fields.get(b"data")
     try:
         event = EVENTS.decode(data)
+        if (storage := _storage(event.data)) != "full":
+            raw = orjson.loads(data or b"")
+            data = orjson.dumps({**raw, "data": as_stored(raw["data"], storage)})
+            event = EVENTS.decode(data)
         patches = tuple(project(event))
     except (UndecodableEvent, ValueError, OverflowError) as error:
         return skip(stream, entry, str(error))
@@ -91,6 +99,11 @@ def read_event(partition: int, stream: str, entry: Entry) -> Record | Skip:
         body=data.decode(),
         patches=patches,
     )
+
+
+def _storage(payload: Payload) -> Storage:
+    task = getattr(payload, "task", None)
+    return task.storage if isinstance(task, TaskRef) else "full"
 
 
 def read_order(before: ControlState, entry: Entry) -> tuple[Record | Skip, ControlState]:

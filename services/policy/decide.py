@@ -13,6 +13,7 @@ from services.policy.rules import (
     Request,
     breaker,
     downgrade,
+    guard,
     hourly_limit,
     in_flight,
     kill_switch,
@@ -48,6 +49,7 @@ STOPS: tuple[tuple[str, Rule], ...] = (
     ("manual_shutoff", manual_shutoff.check),
     ("hourly_limit", hourly_limit.check_shutoff),
     ("tool_calls", tool_calls.check),
+    ("guard", guard.check),
 )
 LIMITS: tuple[tuple[str, Rule], ...] = (
     ("in_flight", in_flight.check),

@@ -29,6 +29,7 @@ class TaskType(StrEnum):
 
 
 Operation = Literal["chat", "embeddings", "responses"]
+Storage = Literal["full", "redacted", "none"]
 
 
 class TaskRef(BaseModel):
@@ -41,6 +42,7 @@ class TaskRef(BaseModel):
     task_type: TaskType
     provider: str
     model: str
+    storage: Storage = Field("full", description="What the books keep of the task's texts (docs/privacy.md).")
     requested_model: str | None = Field(
         None, description="`provider:model` that was asked for, where a decision moved the task (`task.downgraded`)."
     )
@@ -54,6 +56,7 @@ def ref_of(task: TaskRef) -> TaskRef:
         task_type=task.task_type,
         provider=task.provider,
         model=task.model,
+        storage=task.storage,
         requested_model=task.requested_model,
     )
 

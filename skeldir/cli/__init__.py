@@ -22,6 +22,7 @@ COMMANDS = {
     "limits": ("limits", "app"),
     "bounds": ("bounds", "app"),
     "downgrade": ("downgrade", "app"),
+    "privacy": ("privacy", "app"),
     "breakers": ("breakers", "app"),
     "key": ("keys", "app"),
     "cache": ("cache", "app"),

@@ -38,6 +38,7 @@ from shared.events.control import (
 )
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import at
+from shared.events.privacy import PrivacySet
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 
@@ -127,6 +128,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return [_limits(event, order, now)]
         case QuotaSet() | QuotaUnset() | BoundsSet() | BoundsUnset() | DowngradeSet() | DowngradeUnset():
             return []  # each decision says what it counted against, allowed and moved
+        case PrivacySet():
+            return []  # each task says what of it is stored
         case CachePurged():
             return []  # the cache is no part of the books
         case PriceSet():
