@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 from redis.asyncio import Redis
@@ -27,6 +28,12 @@ structlog.configure(
         structlog.processors.LogfmtRenderer(bool_as_flag=False),
     ]
 )
+
+# How long an example takes says more about what else the machine does.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 RedisAs = Callable[[str], Redis]
 NewFolder = Callable[[], Path]
