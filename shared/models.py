@@ -17,6 +17,11 @@ ANTHROPIC = "anthropic"
 PROVIDERS = frozenset({STUB, OPENAI, ANTHROPIC})
 # By what their names begin with: they think before they answer, and what they think is paid for and not shown.
 REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
+# Of Anthropic's, those that think only if a prompt asks for it. Any other may think unasked, and show less than costs.
+THINKS_IF_ASKED = (
+    "claude-3", "claude-haiku-4-5", "claude-sonnet-4",
+    "claude-opus-4-0", "claude-opus-4-1", "claude-opus-4-2025", "claude-opus-4-5", "claude-opus-4-6",
+)  # fmt: skip
 DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini", ANTHROPIC: "claude-haiku-4-5"}
 
 

@@ -19,7 +19,7 @@ from shared.events.outcomes import (
     Usage,
 )
 from shared.events.tasks import Task
-from shared.models import REASONING_MODELS, STUB
+from shared.models import ANTHROPIC, REASONING_MODELS, STUB, THINKS_IF_ASKED
 from shared.money import MAX_NANOCENTS
 
 MAX_DETAIL = 2000
@@ -79,12 +79,16 @@ def failed(delivery: Delivery, number: int, failure: ProviderFailure, latency_ms
 def cut(delivery: Delivery, number: int, why: Cut, streaming: Streaming, latency_ms: int) -> TaskFailed:
     """The stream was cut. What came is counted and paid for as the most that it can have been.
 
-    Nobody can count what a model thinks in silence: then, as without a price, the spend is uncertain.
+    Nobody can count what a model thinks in silence. Anthropic keeps to `max_tokens`, thoughts included: that many
+    are paid for. Elsewhere, as without a price, the spend is uncertain.
     """
     task, reserved = delivery.allowed.task, delivery.allowed.reservation.amount
-    tokens = streaming.count.at_most
+    tokens, bound = streaming.count.at_most, delivery.allowed.max_output_tokens
+    unseen = thinks(task)
+    if unseen and task.provider == ANTHROPIC and (streaming.count.is_stated or bound is not None):
+        tokens, unseen = tokens if streaming.count.is_stated else max(tokens, bound or 0), False
     cost = reserved if task.provider == STUB else pricing.counted(task, delivery.allowed.prices, tokens)
-    spend: Spend = "none" if not why.asked else "uncertain" if cost is None or thinks(task) else "certain"
+    spend: Spend = "none" if not why.asked else "uncertain" if cost is None or unseen else "certain"
     spent = Usage(latency_ms=latency_ms)
     if spend == "certain" and cost is not None:
         # Only a provider that passed its bound can have cost more than the bound.
@@ -107,6 +111,10 @@ def cut(delivery: Delivery, number: int, why: Cut, streaming: Streaming, latency
 def thinks(task: Task) -> bool:
     """Whether the model may have written tokens that nobody saw."""
     asked = any(task.prompt.get(name) for name in ("reasoning_effort", "reasoning", "thinking", "output_config"))
+    if task.provider == ANTHROPIC:
+        thinking = task.prompt.get("thinking")
+        disabled = isinstance(thinking, dict) and thinking.get("type") == "disabled"
+        return not disabled and (asked or not task.model.startswith(THINKS_IF_ASKED))
     return asked or task.model.rsplit("/", 1)[-1].startswith(REASONING_MODELS)
 
 

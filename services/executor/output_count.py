@@ -50,6 +50,11 @@ class OutputCount:
         return max(self._stated, self._bytes // BYTES_AT_ALL, min(self._pieces, self._bytes // BYTES_OF_A_PIECE))
 
     @property
+    def is_stated(self) -> bool:
+        """Whether the provider has said how many."""
+        return self._stated > 0
+
+    @property
     def at_most(self) -> int:
         """So many at most, as long as the model thinks aloud."""
         return max(self._stated, self._bytes) + UNDER_WAY
