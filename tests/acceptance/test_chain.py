@@ -101,7 +101,10 @@ def test_the_same_request_id_with_another_body_or_user_is_a_conflict(stack: Stac
 
     def letter() -> bool:
         letters = stack.redis().xrange("skeldir:dead-letters")
-        return any(request_id.encode() in f[b"data"] and b"idempotency_conflict" in f[b"reason"] for _, f in letters)
+        return any(
+            request_id.encode() in f.get(b"data", b"") and b"idempotency_conflict" in f.get(b"reason", b"")
+            for _, f in letters
+        )
 
     eventually(letter, "a dead letter")
 
