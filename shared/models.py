@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,8 @@ class CompatibleProvider(BaseModel):
 
 
 ProviderName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,49}:[^\s]+$", max_length=250)]
+"""`provider:model`."""
 
 
 def providers_of(settings: Settings) -> frozenset[str]:
@@ -65,3 +67,12 @@ def resolve(model: str | None, settings: Settings, environ: Mapping[str, str]) -
     if settings.default_model:
         return resolve(settings.default_model, settings.model_copy(update={"default_model": None}), environ)
     return default, DEFAULT_MODELS.get(default, "model")
+
+
+def alternatives_to(provider: str, model: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
+    """The models (`provider:model`) to be asked in place of this one, in their order. The first match counts."""
+    named = f"{provider}:{model}"
+    for pattern, others in fallbacks.items():
+        if fnmatchcase(named if ":" in pattern else model, pattern):
+            return [one for one in dict.fromkeys(others) if one != named]
+    return []

@@ -8,7 +8,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.events.tasks import Storage
-from shared.models import PROVIDERS, CompatibleProvider, ProviderName
+from shared.models import PROVIDERS, CompatibleProvider, ModelName, ProviderName
 
 
 class Settings(BaseSettings):
@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     default_model: str | None = Field(None, description="Model of a task that names none. None: the provider's own.")
     model_routes: dict[str, str] = Field(
         {}, description="JSON: pattern of a bare model name to `provider` or `provider:model`. The first match counts."
+    )
+    fallbacks: dict[str, list[ModelName]] = Field(
+        {},
+        description="JSON: pattern of a model to those, `provider:model`, that are asked in its place, in their order.",
     )
     openai_compatible: dict[ProviderName, CompatibleProvider] = Field(
         {},

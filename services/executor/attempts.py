@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -18,6 +18,8 @@ from services.executor.execution import (
     Permission,
     Stop,
     before_call,
+    is_for_another,
+    opened_since,
     permission,
     stopped,
     wait_before_retry,
@@ -29,6 +31,7 @@ from services.executor.providers import Answer, Call, Hear, Provider, ProviderFa
 from services.executor.spans import record_attempt
 from services.executor.streaming import CLIENT_LEFT, Cut, Streaming
 from shared.clock import Clock
+from shared.events.decisions import BlockReason
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed, Usage
 from shared.events.tasks import Operation
@@ -42,10 +45,22 @@ _Calling = asyncio.Task[Answer | Stop | Expired | Cut]
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The last attempt, and what it came to."""
+    """The last attempt, what it came to, and the delivery as it was called for: of the choice, or of an alternative."""
 
     number: int
     end: Payload
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What may follow on an attempt: one of the same model after `wait_s` (None: none), one of another model."""
+
+    wait_s: float | None = None
+    of_another: bool = False
+
+
+NOTHING_MORE = Again()
 
 
 class Attempts:
@@ -87,29 +102,45 @@ class Attempts:
         return ends.blocked(delivery, refused, self._control.state.position)
 
     async def make(self, delivery: Delivery) -> Ended | Verdict:
-        """Record and call; again where it is certain that nothing was spent. A verdict: it is not ours to attempt."""
-        failed: TaskFailed | None = None
+        """Record and call; again, or of an alternative, where it is certain that nothing was spent. A verdict: it is
+        not ours to attempt."""
+        failed: Ended | None = None
+        after: TaskFailed | None = None
         stops_at = 0.0
+        options = delivery.options
+        asked = next((one for one in options if opened_since(one, self._control.state) is None), delivery)
         for number in range(1, self._max_attempts + 1):
-            verdict = await self._begin(delivery, number)
+            verdict = await self._begin(asked, number, after)
             if verdict.said != "begun":
                 return verdict
             stops_at = stops_at or time.monotonic() + delivery.allowed.timeout_ms / 1000
             began_ns = time.time_ns()
-            end, wait_s = await self._one(delivery, number, stops_at)
-            record_attempt(delivery, number, began_ns, end)
+            end, again = await self._one(asked, number, stops_at)
+            record_attempt(asked, number, began_ns, end)
+            in_time = number < self._max_attempts and time.monotonic() < stops_at
+            other = self._next(options[options.index(asked) + 1 :]) if again.of_another and in_time else None
+            if other is not None:
+                if isinstance(end, TaskFailed):
+                    after = ends.as_asked(end)
+                    failed = Ended(number, after, asked)
+                asked = other
+                continue
             if isinstance(end, Stop | Expired):
                 # A second attempt that was not made leaves the first one's failure as what there is to tell.
-                return Ended(number, failed or self.refusal(delivery, end))
-            if wait_s is None:
-                return Ended(number, end)
+                return failed or Ended(number, self.refusal(asked, end), asked)
+            if again.wait_s is None:
+                return Ended(number, end, asked)
             assert isinstance(end, TaskFailed), "only failures are tried again"
-            failed = end
-            await asyncio.sleep(wait_s)
-            if not isinstance(self._before_call(delivery), Go):
+            failed, after = Ended(number, end, asked), None
+            await asyncio.sleep(again.wait_s)
+            if not isinstance(self._before_call(asked), Go):
                 break
         assert failed is not None, "the loop goes round only after a failure"
-        return Ended(number, failed)
+        return failed
+
+    def _next(self, others: Sequence[Delivery]) -> Delivery | None:
+        """The first of them whose call may be made now."""
+        return next((one for one in others if isinstance(self._before_call(one), Go)), None)
 
     async def resolve(self, delivery: Delivery, number: int, spent: Usage | None, latency_ms: int) -> None:
         """Say what became of an attempt whose task has ended without it."""
@@ -135,14 +166,13 @@ class Attempts:
         control = self._control
         return before_call(delivery, control.state, stale=control.is_stale, now_ms=self._clock.now_ms())
 
-    async def _begin(self, delivery: Delivery, number: int) -> Verdict:
-        begun = ends.started(delivery, number, self._executor)
+    async def _begin(self, delivery: Delivery, number: int, after: TaskFailed | None) -> Verdict:
+        left = None if after is None else ends.gone_on_from(after)
+        begun = ends.started(delivery, number, self._executor, left)
         return await self._journal.begin(delivery, number, delivery.follow(begun, self._clock.now_ms(), number))
 
-    async def _one(
-        self, delivery: Delivery, number: int, stops_at: float
-    ) -> tuple[Payload | Stop | Expired, float | None]:
-        """What one call came to, and after how long another try makes sense (None: not)."""
+    async def _one(self, delivery: Delivery, number: int, stops_at: float) -> tuple[Payload | Stop | Expired, Again]:
+        """What one call came to, and what may follow on it."""
         started, cut = time.monotonic(), None
         streaming = self._streaming(delivery, number) if delivery.allowed.task.stream else None
         calling: _Calling = asyncio.create_task(self._call(delivery, number, stops_at - started, streaming))
@@ -157,21 +187,25 @@ class Attempts:
         latency_ms = since(started)
         PROVIDER_SECONDS.labels(delivery.allowed.task.provider).observe(latency_ms / 1000)
         if streaming is not None and cut is not None:
-            return ends.cut(delivery, number, cut, streaming, latency_ms), None
+            return ends.cut(delivery, number, cut, streaming, latency_ms), NOTHING_MORE
         if not calling.done():
             self._listen(delivery, number, calling, started)
-            return ends.timed_out(delivery, number, latency_ms), None
+            return ends.timed_out(delivery, number, latency_ms), NOTHING_MORE
         try:
             reply = calling.result()
         except ProviderFailure as failure:
             wait_s = wait_before_retry(failure, number, self._max_attempts, stops_at - time.monotonic())
-            return ends.failed(delivery, number, failure, latency_ms), wait_s
+            # What was heard cannot be taken back.
+            unheard = streaming is None or streaming.chunks == 0
+            return ends.failed(delivery, number, failure, latency_ms), Again(
+                wait_s, unheard and is_for_another(failure)
+            )
         if isinstance(reply, Answer):
-            return ends.succeeded(delivery, number, reply, latency_ms, streaming), None
+            return ends.succeeded(delivery, number, reply, latency_ms, streaming), NOTHING_MORE
         if isinstance(reply, Cut):
             assert streaming is not None, "only a stream is cut"
-            return ends.cut(delivery, number, reply, streaming, latency_ms), None
-        return reply, None
+            return ends.cut(delivery, number, reply, streaming, latency_ms), NOTHING_MORE
+        return reply, Again(of_another=isinstance(reply, Stop) and reply.reason == BlockReason.PROVIDER_BREAKER_OPEN)
 
     def _streaming(self, delivery: Delivery, number: int) -> Streaming:
         def stops() -> Stop | None:
@@ -199,7 +233,7 @@ class Attempts:
             prompt=task.prompt,
             max_output_tokens=delivery.allowed.max_output_tokens,
             timeout_s=timeout_s + self._late_s,
-            idempotency_key=str(task.task_id),
+            idempotency_key=str(delivery.idempotency_key),
             attempt_id=str(delivery.attempt_id(number)),
             prices=delivery.allowed.prices,
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from uuid import UUID
+from dataclasses import dataclass, replace
+from uuid import UUID, uuid5
 
-from shared.events.decisions import TaskAllowed
+from shared.events.decisions import Alternative, TaskAllowed
 from shared.events.envelope import Envelope, Payload, derived_id, follow
-from shared.events.tasks import TaskRef, ref_of
+from shared.events.tasks import TaskRef, moved_to, ref_of
 from shared.partitions import Partition
 
 SOURCE = "/skeldir/executor"
@@ -44,6 +44,31 @@ class Delivery:
     def ref(self) -> TaskRef:
         """What later events repeat of the task."""
         return ref_of(self.allowed.task)
+
+    @property
+    def named(self) -> str:
+        """The model that is called, `provider:model`."""
+        return f"{self.allowed.task.provider}:{self.allowed.task.model}"
+
+    @property
+    def idempotency_key(self) -> UUID:
+        """The same for each attempt with one model: another model's request is no repeat of this one's."""
+        task = self.allowed.task
+        return task.task_id if task.requested_model in (None, self.named) else uuid5(task.task_id, self.named)
+
+    @property
+    def options(self) -> list[Delivery]:
+        """This delivery, and the same of each alternative to its model: at that one's price."""
+        return [self, *(self._of(one) for one in self.allowed.alternatives)]
+
+    def calling(self, named: str) -> Delivery:
+        """The one of its options that calls this model; itself where none does."""
+        return next((one for one in self.options if one.named == named), self)
+
+    def _of(self, one: Alternative) -> Delivery:
+        task = moved_to(self.allowed.task, f"{one.provider}:{one.model}", self.tenant_id, self.user_id)
+        priced = {"task": task, "prices": one.prices, "max_output_tokens": one.max_output_tokens}
+        return replace(self, allowed=self.allowed.model_copy(update=priced))
 
     def attempt_id(self, attempt_no: int) -> UUID:
         """The same for the same attempt, whoever asks."""

@@ -13,6 +13,7 @@ from shared.events.outcomes import (
     AttemptResolved,
     AttemptStarted,
     DecisionExpired,
+    GoneOnFrom,
     Spend,
     TaskFailed,
     TaskSucceeded,
@@ -25,14 +26,15 @@ from shared.money import MAX_NANOCENTS
 MAX_DETAIL = 2000
 
 
-def started(delivery: Delivery, number: int, executor: str) -> AttemptStarted:
-    """Attempt `number` is about to make its call."""
+def started(delivery: Delivery, number: int, executor: str, after: GoneOnFrom | None = None) -> AttemptStarted:
+    """Attempt `number` is about to make its call; `after` the failed one of another model."""
     return AttemptStarted(
         task=delivery.ref,
         decision_id=delivery.decision_id,
         attempt_id=delivery.attempt_id(number),
         attempt_no=number,
         executor=executor,
+        after=after,
     )
 
 
@@ -74,6 +76,25 @@ def failed(delivery: Delivery, number: int, failure: ProviderFailure, latency_ms
         usage=spent,
         cache_watermark=delivery.allowed.task.cache_watermark,
     )
+
+
+def gone_on_from(failed: TaskFailed) -> GoneOnFrom:
+    """What the next attempt's event says of a failed call that would else have been the task's end."""
+    return GoneOnFrom(
+        provider=failed.task.provider,
+        model=failed.task.model,
+        reason=failed.reason,
+        provider_attempted=failed.provider_attempted,
+        counts_for_breaker=failed.counts_for_breaker,
+        latency_ms=failed.usage.latency_ms,
+    )
+
+
+def as_asked(failed: TaskFailed) -> TaskFailed:
+    """The same end, which says what was asked for: events of another model stand between its call and it."""
+    task = failed.task
+    asked = task.requested_model or f"{task.provider}:{task.model}"
+    return failed.model_copy(update={"task": task.model_copy(update={"requested_model": asked})})
 
 
 def cut(delivery: Delivery, number: int, why: Cut, streaming: Streaming, latency_ms: int) -> TaskFailed:

@@ -15,6 +15,8 @@ from shared.control_state import ControlState, order_of
 from shared.events.decisions import BlockReason, BreakerState
 
 FIRST_RETRY_S = 0.05
+# The executor does not know the provider, or has no key for it: another may have what this one lacks.
+_UNAVAILABLE = frozenset({"UnknownProvider", "MissingCredentials"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Record:
     state: str = ""
     owner: str = ""
     lost: int = 0
+    model: str = ""
+    """The alternative that the last attempt asked, `provider:model`; empty where it was the choice itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,12 @@ def stopped(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: i
 
 
 def without_answer(delivery: Delivery, control: ControlState) -> Go | Stop:
-    """Whether a call may be made where the cache has no answer."""
+    """Whether a call may be made where the cache has no answer: of its model, or of an alternative."""
     if delivery.allowed.cache_only:
         reason = delivery.allowed.cache_only_reason or BlockReason.BREAKER_OPEN
         return Stop(reason, {"problem": "the breaker is open, and the cache has no answer"})
-    return opened_since(delivery, control) or Go()
+    opened = [opened_since(one, control) for one in delivery.options]
+    return Go() if None in opened else opened[0] or Go()
 
 
 def before_call(delivery: Delivery, control: ControlState, *, stale: bool, now_ms: int) -> Permission:
@@ -134,3 +139,14 @@ def wait_before_retry(failure: ProviderFailure, number: int, max_attempts: int, 
     asked_s = failure.retry_after_s
     wait_s = FIRST_RETRY_S * 2.0 ** (number - 1) if asked_s is None else asked_s
     return wait_s if wait_s < left_s else None
+
+
+def is_for_another(failure: ProviderFailure) -> bool:
+    """Whether another model may answer what this one did not: certainly nothing was spent, and what failed is the
+    provider's state: a request that was refused would be refused again. Limited for no time, the same model can be
+    asked at once (with another key)."""
+    if failure.spend != "none":
+        return False
+    if failure.status is not None:
+        return failure.status >= 500 or (failure.status == 429 and failure.retry_after_s != 0)
+    return failure.retry or failure.counts_for_breaker or failure.kind in _UNAVAILABLE

@@ -45,6 +45,7 @@ PASSING = (
 )
 FIRST_RETRY_S = 0.02
 LAST_RETRY_S = 1.0
+_RECORD = ("decision", "state", "owner", "lost", "model")
 
 log = structlog.get_logger(__name__)
 
@@ -82,22 +83,23 @@ class Journal:
         key = delivery.partition.task(delivery.allowed.task.task_id)
 
         async def ask(again: bool) -> list[bytes | None]:
-            reply: list[bytes | None] = await self.pipeline.command("HMGET", key, "decision", "state", "owner", "lost")
+            reply: list[bytes | None] = await self.pipeline.command("HMGET", key, *_RECORD)
             return reply
 
-        decision, state, owner, lost = ((word or b"").decode() for word in await self._insist(ask))
-        return Record(decision, state, owner, int(lost or 0))
+        decision, state, owner, lost, model = ((word or b"").decode() for word in await self._insist(ask))
+        return Record(decision, state, owner, int(lost or 0), model)
 
     async def begin(self, delivery: Delivery, number: int, event: Envelope) -> Verdict:
         """Record attempt `number`; only after `begun` may its call be made."""
         partition = delivery.partition
         keys = [partition.task(delivery.allowed.task.task_id), partition.outcomes, partition.decisions]
         data = event.to_json()
+        moved = delivery.named if delivery.allowed.task.requested_model else ""
 
         async def ask(again: bool) -> list[bytes]:
             words: list[Word] = [str(delivery.decision_id), self._executor, number, GROUP, delivery.entry_id]
             reply: list[bytes] = await self.pipeline.run(
-                self._begin, keys, [*words, event.type, data, "1" if again else ""]
+                self._begin, keys, [*words, event.type, data, "1" if again else "", moved]
             )
             return reply
 

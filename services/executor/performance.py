@@ -56,7 +56,8 @@ class Performer:
             log.error("could not perform", task=delivery.event.subject, exc_info=error)
             record = await self._journal.look(delivery)
             mine = record.state == "attempting" and record.owner == self._executor
-            await self._finish(delivery, self._executor if mine else "", ends.broken(delivery, error, attempted=mine))
+            asked = delivery.calling(record.model) if mine else delivery
+            await self._finish(asked, self._executor if mine else "", ends.broken(asked, error, attempted=mine))
 
     async def _perform(self, delivery: Delivery, place: Place) -> None:
         if delivery.redelivered and not await self._is_untouched(delivery):
@@ -71,14 +72,16 @@ class Performer:
 
     async def _is_untouched(self, delivery: Delivery) -> bool:
         """True if nobody began this decision's call. If somebody did who is gone, the task ends, or is decided anew."""
-        match before(delivery, await self._journal.look(delivery), self._max_attempts):
+        record = await self._journal.look(delivery)
+        match before(delivery, record, self._max_attempts):
             case Over():
                 await self._journal.acknowledge(delivery)
                 return False
             case Lost(owner, again):
-                end = ends.expired(delivery, lost=True) if again else ends.uncertain(delivery, owner)
+                asked = delivery.calling(record.model)
+                end = ends.expired(asked, lost=True) if again else ends.uncertain(asked, owner)
                 flight = flight_key(delivery) if delivery.allowed.task.cache_key else None  # perhaps it led one
-                await self._finish(delivery, owner, end, flight)
+                await self._finish(asked, owner, end, flight)
                 return False
             case _:
                 return True
@@ -121,7 +124,7 @@ class Performer:
         try:
             made = await self._attempts.make(delivery)
             if isinstance(made, Ended):
-                await self._finish(delivery, self._executor, made.end, flight, attempt_no=made.number)
+                await self._finish(made.delivery, self._executor, made.end, flight, attempt_no=made.number)
             # Else another executor has this decision, and ends it.
         finally:
             self._attempts.written(delivery)

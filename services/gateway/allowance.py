@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from shared.events.results import TaskResult
 from shared.money import to_cents
 
 DECISIONS = frozenset({b"task.allowed", b"task.blocked"})
@@ -20,6 +21,13 @@ def said_of(decision: dict[str, Any]) -> dict[str, Any]:
     if task.get("requested_model"):
         said |= {"requested_model": task["requested_model"], "model": f"{task['provider']}:{task['model']}"}
     return said
+
+
+def model_of(result: TaskResult | None) -> dict[str, str]:
+    """The headers that say which model answered, where it is another than was asked for: after the decision, too."""
+    if result is None or result.requested_model is None:
+        return {}
+    return {"x-skeldir-model": f"{result.provider}:{result.model}", "x-skeldir-requested-model": result.requested_model}
 
 
 def headers_of(decision: dict[str, Any], now_ms: int) -> dict[str, str]:

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect, Request
 
 from services.gateway.acceptance import Acceptor
-from services.gateway.allowance import headers_of
+from services.gateway.allowance import headers_of, model_of
 from services.gateway.auth import Doorkeeper, user_for
 from services.gateway.capacity import Capacity
 from services.gateway.history import History
@@ -133,7 +133,7 @@ class Door:
                     result = await self._accept(event, origin, task, _is_named(request, task))
                     if result is None:
                         result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
-                    remaining = self.remaining(task_id)
+                    remaining = {**self.remaining(task_id), **model_of(result)}
             else:
                 result = await self._accept(event, origin, task, _is_named(request, task))
         except TooManyWait as error:

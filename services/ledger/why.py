@@ -40,7 +40,7 @@ def verdict(events: Sequence[Event]) -> dict[str, Any] | None:
     found["quotas"] = [_plain(quota) for quota in data.get("quotas", [])]
     found["reserved_cents"] = to_cents(data["reservation"]["amount"])
     passed = "Every rule let it pass; its worst-case cost was reserved under each limit."
-    return {**found, "sentence": _moved(events, data) + passed}
+    return {**found, "sentence": _moved(events, data) + _passed_over(data) + passed}
 
 
 def _moved(events: Sequence[Event], decision: Mapping[str, Any]) -> str:
@@ -53,6 +53,15 @@ def _moved(events: Sequence[Event], decision: Mapping[str, Any]) -> str:
     seen = _balance(last["balance"])
     used = f"{seen['used_cents']} of {seen['cap_cents']} cents in this {seen['window']}"
     return f"It was moved from {asked} to {named}: the {seen['scope']} had used {used}. "
+
+
+def _passed_over(decision: Mapping[str, Any]) -> str:
+    """Where an alternative took the place of a model that could not be called: that, and why."""
+    over = decision.get("passed_over")
+    if over is None:
+        return ""
+    task, why = decision["task"], over["reason"].replace("_", " ")
+    return f"{task['provider']}:{task['model']} took the place of {over['provider']}:{over['model']} ({why}). "
 
 
 def sentence(reason: str, rule: str, saw: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from services.policy.rules import (
     Request,
     breaker,
     downgrade,
+    fallback,
     guard,
     hourly_limit,
     in_flight,
@@ -30,6 +31,7 @@ from shared.events.decisions import (
     BlockReason,
     BreakerChanged,
     BreakerState,
+    PassedOver,
     Reservation,
     ReservationEnded,
     ShutoffTripped,
@@ -107,24 +109,65 @@ def _decide(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Circum
         if task.cache_key is None:
             return _blocked(book, request, "breaker", _breaker_refusal(book), now)
         return _from_cache(book, request, decision_id, now, BlockReason.BREAKER_OPEN)
+    terms = terms_of(request, now)
+    others: Sequence[fallback.Option] = fallback.options(request, terms, now)
     across = provider_breaker.passage(book.probes, task, now)
-    if across is breaker.Passage.REFUSE:
+    unavailable = BlockReason.PROVIDER_BREAKER_OPEN if across is breaker.Passage.REFUSE else None
+    if unavailable is None:
+        try:
+            choice = fallback.Option(task, quote(task, terms))
+        except Refused as refused:
+            if not others or refused.reason not in fallback.UNAVAILABLE:
+                return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
+            unavailable = refused.reason
+    elif not others:
         refusal = provider_breaker.refusal(task, now)
         if task.cache_key is None:
             return _blocked(book, request, "provider_breaker", refusal, now)
         return _from_cache(book, request, decision_id, now, BlockReason.PROVIDER_BREAKER_OPEN)
-    try:
-        price = quote(task, terms_of(request, now))
-    except Refused as refused:
-        return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
-    request = replace(request, amount=price.amount, wanted=_wanted(book, task, owner, price, now))
-    for name, rule in LIMITS:
-        if refusal := rule(book, request, now):
-            return _blocked(book, request, name, refusal, now)
+    if unavailable is not None:
+        choice, *others = others
+        across, request = breaker.Passage.PASS, replace(request, task=choice.task)
+    others = fallback.beside(choice.task, others, request, now)
+    request, refused_by = _within_limits(book, request, owner, choice, others, now)
+    if refused_by is not None and others:
+        # The choice alone may fit where the dearest of its alternatives does not.
+        others = ()
+        request, refused_by = _within_limits(book, request, owner, choice, others, now)
+    if refused_by is not None:
+        return _blocked(book, request, *refused_by, now)
     if passage is breaker.Passage.WAIT:
         return Wait()
     probe, of_model = passage is breaker.Passage.PROBE, across is breaker.Passage.PROBE
-    return _allowed(book, request, price, decision_id, now, probe=probe, probe_of_model=of_model)
+    return _allowed(
+        book,
+        request,
+        replace(choice.price, amount=request.amount),
+        decision_id,
+        now,
+        probe=probe,
+        probe_of_model=of_model,
+        others=others,
+        passed_over=None if unavailable is None else fallback.passed_over(task, unavailable),
+    )
+
+
+def _within_limits(
+    book: Book,
+    request: Request,
+    owner: Owner,
+    choice: fallback.Option,
+    others: Sequence[fallback.Option],
+    now: Circumstances,
+) -> tuple[Request, tuple[str, Refusal] | None]:
+    """The request with what it would reserve, and the first limit that refuses it."""
+    most = fallback.covering(choice.price, others)
+    wanted = _wanted(book, choice.task, owner, most, now)
+    request = replace(request, amount=most.amount, wanted=wanted)
+    for name, rule in LIMITS:
+        if refusal := rule(book, request, now):
+            return request, (name, refusal)
+    return request, None
 
 
 def _wanted(book: Book, task: Task, owner: Owner, price: Quote, now: Circumstances) -> tuple[meters.Wanted, ...]:
@@ -207,6 +250,8 @@ def _allowed(
     cache_only: BlockReason | None = None,
     probe: bool = False,
     probe_of_model: bool = False,
+    others: Sequence[fallback.Option] = (),
+    passed_over: PassedOver | None = None,
 ) -> Decided:
     before = book.user.breaker
     hold = Hold(
@@ -234,6 +279,8 @@ def _allowed(
         timeout_ms=min(now.config.timeout_ms, request.bounds.timeout_ms or now.config.timeout_ms),
         max_output_tokens=price.max_output_tokens,
         prices=price.prices,
+        alternatives=[one.alternative for one in others],
+        passed_over=passed_over,
         cache_only=cache_only is not None,
         cache_only_reason=cache_only,
         probe=probe or probe_of_model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
@@ -135,6 +135,7 @@ class PolicyConfig:
     provider_breakers: BreakerConfig = field(default_factory=BreakerConfig)
     providers: frozenset[str] = PROVIDERS
     price_lists: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> PolicyConfig:
@@ -153,6 +154,7 @@ class PolicyConfig:
             provider_breakers=BreakerConfig.from_settings(settings),
             providers=providers_of(settings),
             price_lists=price_lists_of(settings),
+            fallbacks=settings.fallbacks,
         )
 
 

@@ -67,6 +67,28 @@ class Reservation(BaseModel):
     month: str
 
 
+class Alternative(BaseModel):
+    """A model that may be called in place of the choice, after a call that certainly cost nothing."""
+
+    model_config = ConfigDict(frozen=True)
+
+    provider: str
+    model: str
+    prices: Prices | None = Field(None, description="What its call is charged by; None: it states its own cost.")
+    max_output_tokens: int | None = Field(None, description="The reservation is a true bound only up to here.")
+    amount: Nanocents = Field(description="Its own worst case; the reservation is the most of all of them.")
+
+
+class PassedOver(BaseModel):
+    """A model that could not be the choice, so that its first alternative is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    provider: str
+    model: str
+    reason: str
+
+
 class TaskAllowed(Payload):
     """Permission to make the call, until `expires_at_ms`. The envelope's id is the decision's id."""
 
@@ -83,6 +105,10 @@ class TaskAllowed(Payload):
     timeout_ms: int
     max_output_tokens: int | None = Field(None, description="The reservation is a true bound only up to here.")
     prices: Prices | None = Field(None, description="What the call is charged by; None: it states its own cost.")
+    alternatives: list[Alternative] = Field(
+        default_factory=list, description="Models to be asked in place of the choice, in their order."
+    )
+    passed_over: PassedOver | None = Field(None, description="The model in whose place the choice is called.")
     cache_only: bool = Field(False, description="A breaker is open: answer from the cache, or end as blocked.")
     cache_only_reason: str | None = Field(None, description="Blocked by what; None: `breaker_open`.")
     probe: bool = Field(False, description="A call let through by a half-open breaker, of the user or of the model.")

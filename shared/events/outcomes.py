@@ -29,6 +29,20 @@ class Usage(BaseModel):
 Spend = Literal["certain", "none", "uncertain"]
 
 
+class GoneOnFrom(BaseModel):
+    """The call of another model that failed and certainly cost nothing. The task's end tells of the last call alone, so
+    it is told here: that model's breaker learns from it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    provider: str
+    model: str
+    reason: str
+    provider_attempted: bool
+    counts_for_breaker: bool
+    latency_ms: int = Field(0, ge=0, le=2**53)
+
+
 class AttemptStarted(Payload):
     """Written before the call. An attempt without an end is uncertain: money perhaps spent."""
 
@@ -39,6 +53,7 @@ class AttemptStarted(Payload):
     attempt_id: UUID
     attempt_no: int = Field(ge=1)
     executor: str
+    after: GoneOnFrom | None = Field(None, description="Set where another model is asked than by the attempt before.")
 
 
 class TaskSucceeded(Payload):

@@ -44,7 +44,7 @@ class TaskRef(BaseModel):
     model: str
     storage: Storage = Field("full", description="What the books keep of the task's texts (docs/privacy.md).")
     requested_model: str | None = Field(
-        None, description="`provider:model` that was asked for, where a decision moved the task (`task.downgraded`)."
+        None, description="`provider:model` that was asked for, where the task was moved to another model."
     )
 
 
@@ -113,3 +113,16 @@ def cache_key_of(tenant_id: UUID, user_id: UUID, task_type: TaskType, model: str
     question = {key: value for key, value in prompt.items() if key not in _NOT_PART_OF_THE_QUESTION}
     parts = [str(tenant_id), str(user_id), task_type.value, model, question]
     return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def moved_to(task: Task, named: str, tenant_id: UUID, user_id: UUID) -> Task:
+    """The same task, of the model `named` (`provider:model`): what is cached, too, is another's answer."""
+    provider, _, model = named.partition(":")
+    asked = task.requested_model or f"{task.provider}:{task.model}"
+    key = task.cache_key
+    if key is not None:
+        key = cache_key_of(
+            tenant_id, user_id, task.task_type, question_to(provider, model, task.operation), task.prompt
+        )
+    moved = {"provider": provider, "model": model, "requested_model": asked, "cache_key": key}
+    return task.model_copy(update=moved)

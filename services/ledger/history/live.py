@@ -34,6 +34,8 @@ class Attempt:
     attempt_id: UUID
     executor: str
     entry: Entry
+    provider: str
+    model: str
 
 
 @dataclass(slots=True)
@@ -120,7 +122,8 @@ class Live:
                     life.decisions.append(made)
             case AttemptStarted():
                 if (decision := self.decisions.get(data.decision_id)) is not None:
-                    attempt = Attempt(data.attempt_no, data.attempt_id, data.executor, entry)
+                    asked = data.task.provider, data.task.model
+                    attempt = Attempt(data.attempt_no, data.attempt_id, data.executor, entry, *asked)
                     decision.attempts.append(attempt)
             case DecisionExpired():
                 self._settlement(entry, data.decision_id, data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.ledger.history.entry import Entry, Finding
-from services.ledger.history.live import Life, Live
+from services.ledger.history.live import Decision, Life, Live
 from shared.events.decisions import TaskAllowed
 from shared.events.outcomes import AttemptStarted
 from shared.events.tasks import Task, TaskSubmitted, task_id_of
@@ -61,6 +61,7 @@ class OneAnswer:
         decision = live.decisions.get(data.decision_id)
         if decision is None:
             return
+        yield from self._of_a_model(decision, entry, data)
         before = decision.attempts[-1] if decision.attempts else None
         number = before.number + 1 if before is not None else 1
         if data.attempt_no != number:
@@ -70,6 +71,16 @@ class OneAnswer:
             # Only the executor whose call failed knows that nothing was spent.
             seen = (before.entry.name,)
             yield self._finding(entry, f"a retry by {before.executor}", f"one by {data.executor}", seen)
+
+    def _of_a_model(self, decision: Decision, entry: Entry, data: AttemptStarted) -> Iterator[Finding]:
+        """Only models are called that the decision names, whose worst case its reservation holds."""
+        allowed, named = decision.allowed, (data.task.provider, data.task.model)
+        others = {(one.provider, one.model): one.amount for one in allowed.alternatives}
+        if named != (allowed.task.provider, allowed.task.model) and named not in others:
+            yield self._finding(entry, "a model that the decision names", ":".join(named), (decision.entry.name,))
+        elif others.get(named, 0) > allowed.reservation.amount:
+            held = f"at most {allowed.reservation.amount} nanocents"
+            yield self._finding(entry, held, f"{others[named]} for {':'.join(named)}", (decision.entry.name,))
 
     def _finding(self, entry: Entry, expected: str, found: str, others: tuple[str, ...]) -> Finding:
         return Finding(self.name, f"task {entry.event.subject}", expected, found, (*others, entry.name))

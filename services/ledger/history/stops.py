@@ -26,12 +26,13 @@ class Stops:
     def look(self, live: Live, entry: Entry) -> Iterator[Finding]:
         if not self._orders.engagements:
             return
-        called = live.shown_called(entry)
-        if called is None:
+        shown = live.shown_called(entry)
+        if shown is None:
             return
-        decision, attempt = called
+        decision, attempt = shown
         life, since_ms = decision.life, attempt.entry.ms - self._bound_ms
-        stop = self._orders.stopping(life.tenant_id, life.user_id, decision.allowed.task, since_ms, entry.ms)
+        called = decision.allowed.task.model_copy(update={"provider": attempt.provider, "model": attempt.model})
+        stop = self._orders.stopping(life.tenant_id, life.user_id, called, since_ms, entry.ms)
         if stop is not None:
             late_ms = attempt.entry.ms - stop.switch.since_ms
             expected = f"no call later than {self._bound_ms} ms after the kill switch"

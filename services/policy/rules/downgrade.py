@@ -8,7 +8,7 @@ from services.policy.budget import current_hour, current_month, hourly_cap, mont
 from services.policy.state import Book, Bucket, Circumstances
 from shared.downgrades import Downgrade
 from shared.events.decisions import Balance, TaskDowngraded
-from shared.events.tasks import Task, cache_key_of, question_to, ref_of
+from shared.events.tasks import Task, moved_to, ref_of
 
 
 def apply(
@@ -17,10 +17,10 @@ def apply(
     """The task as it is to be decided, and what moved it. A task that was moved by a decision that has expired is
     looked at as it was asked for: the budget may be another's now."""
     if task.requested_model is not None:
-        task = _to(task, task.requested_model, tenant_id, user_id)
+        task = moved_to(task, task.requested_model, tenant_id, user_id)
     for rule in now.control.downgrades.get(tenant_id, ()):
         if rule.concerns(user_id, task) and (near := _near_the_end(rule, book, tenant_id, user_id, now)):
-            moved = task if rule.shadow else _to(task, rule.to, tenant_id, user_id)
+            moved = task if rule.shadow else moved_to(task, rule.to, tenant_id, user_id)
             about = {"order": rule.order, "percent": rule.percent, "shadow": rule.shadow}
             return moved, TaskDowngraded(task=ref_of(moved), to=rule.to, balance=near, **about)
     return task, None
@@ -46,15 +46,3 @@ def _near_the_end(rule: Downgrade, book: Book, tenant_id: UUID, user_id: UUID, n
                 version=account.version,
             )
     return None
-
-
-def _to(task: Task, named: str, tenant_id: UUID, user_id: UUID) -> Task:
-    """The same task, of another model: what is cached, too, is another's answer."""
-    provider, _, model = named.partition(":")
-    asked = task.requested_model or f"{task.provider}:{task.model}"
-    key = task.cache_key
-    if key is not None:
-        question = question_to(provider, model, task.operation)
-        key = cache_key_of(tenant_id, user_id, task.task_type, question, task.prompt)
-    moved = {"provider": provider, "model": model, "requested_model": asked, "cache_key": key}
-    return task.model_copy(update=moved)

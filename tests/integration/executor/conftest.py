@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -21,7 +21,7 @@ from services.executor.providers import Answer, Call, Hear, Provider
 from services.executor.room import Room
 from services.executor.worker import PartitionWorker
 from shared.clock import ServerClock
-from shared.events.decisions import BreakerState, Reservation, TaskAllowed
+from shared.events.decisions import Alternative, BreakerState, Reservation, TaskAllowed
 from shared.events.envelope import Envelope, Payload, new
 from shared.events.registry import EVENTS
 from shared.events.tasks import Task, TaskType, cache_key_of
@@ -185,6 +185,7 @@ class Bench:
         timeout_ms: int = 10_000,
         max_output_tokens: int | None = None,
         cache_only: bool = False,
+        alternatives: Sequence[Alternative] = (),
         **fields: Any,
     ) -> Envelope:
         """A decision as policy writes it. `cached`: the task may use the cache."""
@@ -212,6 +213,7 @@ class Bench:
             timeout_ms=timeout_ms,
             max_output_tokens=max_output_tokens,
             cache_only=cache_only,
+            alternatives=list(alternatives),
             breaker_state=BreakerState.CLOSED,
             control_position="0-0",
         )

@@ -17,6 +17,7 @@ from services.executor.execution import (
     Stop,
     Untouched,
     before,
+    is_for_another,
     permission,
     wait_before_retry,
     without_answer,
@@ -118,3 +119,31 @@ def test_a_retry_only_where_nothing_was_spent_and_the_wait_fits(
         assert asked_s is None or wait_s >= asked_s
     elif retry and spend == "none" and number < most:
         assert left_s <= (asked_s if asked_s is not None else 100)
+
+
+@pytest.mark.parametrize(
+    ("failure", "is_for_it"),
+    [
+        (ProviderFailure("X", status=429, retry=True), True),
+        (ProviderFailure("X", status=429, retry=True, retry_after_s=0.0), False),  # another key is awake
+        (ProviderFailure("X", status=500), True),
+        (ProviderFailure("X", status=503, retry=True), True),
+        (ProviderFailure("X", status=503, spend="uncertain"), False),
+        (ProviderFailure("X", status=400, counts_for_breaker=False), False),
+        (ProviderFailure("X", status=401, counts_for_breaker=False, retry=True, retry_after_s=0.0), False),
+        (ProviderFailure("X", status=404), False),
+        (ProviderFailure("X", status=408, spend="uncertain"), False),
+        (ProviderFailure("APIConnectionError", retry=True, counts_for_breaker=False), True),
+        (ProviderFailure("X", spend="uncertain"), False),
+        (ProviderFailure("X", spend="certain"), False),
+        (ProviderFailure("UnknownProvider", counts_for_breaker=False, asked=False), True),
+        (ProviderFailure("MissingCredentials", counts_for_breaker=False, asked=False), True),
+        (ProviderFailure("NotSupported", counts_for_breaker=False, asked=False), False),
+        (ProviderFailure("InvalidPrompt", counts_for_breaker=False, asked=False), False),
+    ],
+    ids=lambda one: f"{one.kind} {one.status} {one.spend}" if isinstance(one, ProviderFailure) else "",
+)
+def test_another_model_is_asked_only_where_nothing_was_spent_and_the_request_was_not_refused(
+    failure: ProviderFailure, is_for_it: bool
+) -> None:
+    assert is_for_another(failure) is is_for_it

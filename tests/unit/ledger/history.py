@@ -54,14 +54,14 @@ class History(World):
         self.orders.append((f"{self.now_ms}-{self.serial + 1}", orjson.dumps(event)))  # the id that it gets there
         super().order(**event)
 
-    def start(self, allowed: TaskAllowed) -> None:
-        """The executor notes its attempt."""
+    def start(self, allowed: TaskAllowed, number: int = 1, **asked: str) -> None:
+        """The executor notes its attempt; `asked` is another model than the decision's choice."""
         decision = next(one for one in reversed(self.log) if one.data is allowed)
         attempt = AttemptStarted(
-            task=ref(allowed.task),
+            task=ref(allowed.task).model_copy(update=asked),
             decision_id=allowed.reservation.reservation_id,
             attempt_id=uuid5(NAMESPACE, f"attempt {self.serial}"),
-            attempt_no=1,
+            attempt_no=number,
             executor="executor-1",
         )
         self._note("outcomes", follow(decision, attempt, source="/skeldir/executor", now_ms=self.now_ms))

@@ -24,7 +24,7 @@ from shared.events.envelope import NAMESPACE
 from shared.events.outcomes import AttemptStarted, DecisionExpired, TaskFailed, TaskSucceeded, Usage
 from shared.events.tasks import TaskSubmitted
 from tests.unit.ledger.history import CENT, NAMES, TENANT_SCOPE, History, Op, play
-from tests.unit.policy.world import ref
+from tests.unit.policy.world import CONFIG, ref
 
 STOP_BOUND_MS = 1000
 QUOTA = ("order", 0, 12)
@@ -127,6 +127,55 @@ def test_a_switch_stops_the_model_that_is_called_not_the_one_that_was_asked_for(
         history.now_ms += 5000
         call(history, late, 0)
         assert [one.check for one in check(entries_of(history), orders_of(history))] == findings
+
+
+def moved_to(history: History, allowed: TaskAllowed, model: str, *, after_ms: int = 0) -> list[str]:
+    """The choice failed, and `model` answered; what is found."""
+    history.start(allowed)
+    history.now_ms += after_ms
+    history.start(allowed, 2, model=model, requested_model="stub:model")
+    end = TaskSucceeded(
+        task=ref(allowed.task).model_copy(update={"model": model, "requested_model": "stub:model"}),
+        decision_id=decision_of(allowed),
+        attempt_id=next(
+            one.data.attempt_id for *_, one in reversed(history.entries) if isinstance(one.data, AttemptStarted)
+        ),
+        was_cached=False,
+        provider_attempted=True,
+        output_text="",
+        usage=Usage(cost=CENT // 2),
+    )
+    history.end(allowed, end)
+    return [one.check for one in check(entries_of(history), orders_of(history))]
+
+
+def with_fallback() -> History:
+    return History(config=replace(CONFIG, fallbacks={"stub:model": ["stub:other"]}))
+
+
+@pytest.mark.parametrize(
+    ("model", "findings"), [("other", []), ("third", ["history_3_one_answer"])], ids=["named", "not named"]
+)
+def test_only_models_are_called_that_the_decision_names(model: str, findings: list[str]) -> None:
+    history = with_fallback()
+    assert moved_to(history, history.allow(), model) == findings
+
+
+def test_an_alternative_that_may_cost_more_than_is_reserved_is_found() -> None:
+    history = with_fallback()
+    allowed = history.allow()
+    (dearer,) = (one.model_copy(update={"amount": allowed.reservation.amount + 1}) for one in allowed.alternatives)
+    allowed.alternatives[:] = [dearer]
+    assert moved_to(history, allowed, "other") == ["history_3_one_answer"]
+
+
+@pytest.mark.parametrize(("stopped", "findings"), [("stub:model", []), ("stub:other", ["history_5_stops"])])
+def test_a_switch_stops_the_alternative_that_is_called(stopped: str, findings: list[str]) -> None:
+    history = with_fallback()
+    allowed = history.allow()
+    history.order(type="kill_switch.engaged", scope={"model": stopped}, reason="drill", actor="ann")
+    history.now_ms += 100
+    assert moved_to(history, allowed, "other", after_ms=5000) == findings
 
 
 def test_a_good_day_has_no_finding() -> None:

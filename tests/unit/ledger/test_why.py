@@ -84,3 +84,12 @@ def test_a_task_that_was_moved_to_a_cheaper_model_says_so_first() -> None:
     first = "It was moved from stub:large to stub:small: the user had used 81 of 100 cents in this month. A manual"
     assert said[0] is not None and said[0]["sentence"].startswith(first)
     assert said[1] is not None and said[1]["sentence"].startswith("A manual"), "decided again, as it was asked"
+
+
+def test_an_alternative_that_took_the_place_of_a_model_says_so() -> None:
+    over = {"provider": "openai", "model": "gpt-4o", "reason": "provider_breaker_open"}
+    task = {"provider": "stub", "model": "small", "requested_model": "openai:gpt-4o"}
+    data = {"task": task, "passed_over": over, "reservation": {"amount": CENT}, "control_position": "7-0"}
+    said = verdict([{"type": "task.allowed", "time": 1, "id": 2, "data": {**data, "breaker_state": "closed"}}])
+    first = "stub:small took the place of openai:gpt-4o (provider breaker open). Every rule"
+    assert said is not None and said["sentence"].startswith(first)

@@ -18,7 +18,7 @@ from shared.control_state import ControlState, evolve
 from shared.events.control import ProviderBreakerChanged, parse_control
 from shared.events.decisions import BreakerState
 from shared.events.envelope import derived_id, new
-from shared.events.outcomes import TaskFailed, TaskSucceeded, Usage
+from shared.events.outcomes import AttemptStarted, GoneOnFrom, TaskFailed, TaskSucceeded, Usage
 from shared.provider_breakers import Model, ProviderBreaker
 from tests.unit.policy.world import ALICE, START_MS, World, ref
 
@@ -289,7 +289,7 @@ def failed(**changed: object) -> TaskFailed:
     return TaskFailed(**{**known, **about, **changed})
 
 
-def read(payload: TaskSucceeded | TaskFailed, *, schema: str = "", kind: str = "") -> Call | None:
+def read(payload: TaskSucceeded | TaskFailed | AttemptStarted, *, schema: str = "", kind: str = "") -> Call | None:
     event = new(
         payload,
         event_id=derived_id(payload.decision_id, "x"),
@@ -328,3 +328,23 @@ def test_what_says_nothing_of_the_provider() -> None:
     for data in (b"\xff", b"[]", b"null", b'{"data": 1}', b'{"data": {"task": {}}}'):
         assert call_of(b"1-1", {b"type": b"task.failed", b"data": data}, CONFIG) is None
     assert call_of(b"1-1", {b"type": b"task.failed"}, CONFIG) is None
+
+
+def test_an_attempt_tells_of_the_other_model_from_which_its_task_has_gone_on() -> None:
+    end = failed()
+    known = {"task": end.task, "decision_id": end.decision_id, "attempt_id": end.decision_id, "executor": "e"}
+    left = GoneOnFrom(
+        provider="openai", model="left", reason="x", provider_attempted=True, counts_for_breaker=True, latency_ms=1500
+    )
+    said = [
+        read(AttemptStarted(**known, attempt_no=2, after=after))
+        for after in (
+            left,
+            left.model_copy(update={"counts_for_breaker": False}),
+            left.model_copy(update={"provider_attempted": False}),
+            None,
+        )
+    ]
+    user = str(ALICE.user_id)
+    assert said[0] == Call(("openai", "left"), user, START_MS - 1500, START_MS, failed=True)
+    assert said[1:] == [None, None, None]
