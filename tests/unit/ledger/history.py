@@ -100,7 +100,8 @@ class History(World):
 
 def play(ops: Sequence[Op], owners: tuple[Owner, ...] = OWNERS, start_ms: int = START_MS) -> History:
     """The history that these operations make."""
-    config = replace(CONFIG, monthly_cap=40 * CENT, hourly_threshold=10 * CENT)
+    others = {"model-1": ["stub:other"]}
+    config = replace(CONFIG, monthly_cap=40 * CENT, hourly_threshold=10 * CENT, fallbacks=others)
     history = History(config=config, owners=owners, now_ms=start_ms)
     for name, who, amount in ops:
         history.now_ms += 1 + amount * 7
