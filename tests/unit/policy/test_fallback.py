@@ -103,9 +103,9 @@ def test_without_a_price_the_next_one_is_the_choice(named: str, why: str) -> Non
 
 
 def test_what_costs_more_than_its_caller_will_pay_is_refused_all_the_same() -> None:
-    assert reason(world_with(CHEAP, pattern=DEAR).submit(**{**REAL, "model": "gpt-4o", "max_cost": 1})) == (
-        "max_cost_exceeded"
-    )
+    asked = {**REAL, "max_cost": CENT // 50}
+    assert World().allow(**asked), "the alternative would fit"
+    assert reason(world_with(CHEAP, pattern=DEAR).submit(**{**asked, "model": "gpt-4o"})) == "max_cost_exceeded"
 
 
 def test_one_with_quotas_of_its_own_is_left_out() -> None:
