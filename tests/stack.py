@@ -215,7 +215,12 @@ class Stack:
             return connection.execute(query.encode()).fetchall()
 
     def call(self, result: dict[str, Any], tenant: str | None = None, user: str | None = None) -> dict[str, Any]:
-        """The task's ledger row, once it has ended there."""
+        """The task's ledger row, once the books have its end and the end of its reservation, which is another event."""
         tenant, user = tenant or self.ready["tenant_id"], user or self.ready["user_id"]
-        query = f"SELECT * FROM llm_api_calls WHERE id = '{result['task_id']}' AND status <> 'pending'"
+        reservations = "SELECT FROM llm_budget_reservations AS r WHERE r.api_call_id = c.id AND r.state"
+        query = (
+            f"SELECT * FROM llm_api_calls AS c WHERE id = '{result['task_id']}' AND status <> 'pending' "
+            f"AND (status = 'blocked' OR EXISTS ({reservations} <> 'reserved')) "
+            f"AND NOT EXISTS ({reservations} = 'reserved')"
+        )
         return eventually(lambda: next(iter(self.rows(query, tenant, user)), None), "the ledger row")
