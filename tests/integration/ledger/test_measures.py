@@ -36,6 +36,8 @@ async def test_gauges_say_what_the_streams_and_the_books_hold(
 ) -> None:
     control = ControlReader(bench.redis_as("ledger"), 60_000)
     async with sessions.pool(postgres.url("skeldir_ledger"), name="measures", size=1) as pool:
+        admin = bench.redis_as("admin")
+        await admin.delete(Partition(0).decisions)  # other tests of this server may have left a group in it
         measures = Measures(pool, bench.redis_as("ledger"), control, LaterClock(), 1)
         await measures.look()
         before = {name: value(name) for name in GAUGES}
@@ -63,7 +65,6 @@ async def test_gauges_say_what_the_streams_and_the_books_hold(
             tenant,
             user,
         )
-        admin = bench.redis_as("admin")
         letter = await admin.xadd(DEAD_LETTERS, {"origin": "a test", "entry_id": "1-1", "reason": "a test"})
         await admin.xgroup_create(first.decisions, EXECUTOR_GROUP, id="$", mkstream=True)
         held = await admin.xadd(first.decisions, {"data": "a test"})
