@@ -226,10 +226,8 @@ class PartitionWriter:
         if not wanted:
             return {}
         order = list(wanted)
-        pipeline = self._redis.pipeline(transaction=False)
-        for task_id in order:
-            pipeline.hmget(self._partition.task(task_id), ["fingerprint", "state"])
-        replies = await pipeline.execute()
+        wanted_fields = [("HMGET", self._partition.task(task_id), "fingerprint", "state") for task_id in order]
+        replies = await self._redis.together(wanted_fields)
         return {
             task_id: TaskRecord(*(value.decode() if value is not None else None for value in reply))
             for task_id, reply in zip(order, replies, strict=True)

@@ -7,9 +7,9 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from shared.streams.connection import LogClient
 from shared.streams.lease import Word
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class _Call:
 class ScriptPipeline:
     """Runs scripts and commands. How many wait is bounded by how many callers there are: each awaits its own reply."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: LogClient) -> None:
         self._redis = redis
         self._waiting: deque[_Call] = deque()
         self._sender: asyncio.Task[None] | None = None
@@ -52,12 +52,14 @@ class ScriptPipeline:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH, len(self._waiting)))]
             try:
-                replies = await self._execute(batch)
+                replies = await self._redis.together([call.words for call in batch])
                 unknown = [at for at, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
                 if unknown:  # the server was restarted: it does not know these scripts, and did not run them
                     again = [batch[at] for at in unknown]
                     await self._teach(again)
-                    for at, reply in zip(unknown, await self._execute(again), strict=True):
+                    for at, reply in zip(
+                        unknown, await self._redis.together([one.words for one in again]), strict=True
+                    ):
                         replies[at] = reply
             except Exception as error:  # whatever it is, those who wait must hear of it
                 replies = [error] * len(batch)
@@ -72,9 +74,3 @@ class ScriptPipeline:
     async def _teach(self, calls: list[_Call]) -> None:
         for script in {call.script.sha: call.script for call in calls if call.script is not None}.values():
             await self._redis.script_load(script.script)
-
-    async def _execute(self, batch: list[_Call]) -> list[Any]:
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        for call in batch:
-            pipeline.execute_command(*call.words)
-        return list(await pipeline.execute(raise_on_error=False))

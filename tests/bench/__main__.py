@@ -8,7 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import chain, durability, first_byte, flood, limits, purges, stops
+from tests.bench import chain, commands, durability, first_byte, flood, limits, purges, stops
 from tests.bench.figures import Figure
 
 MEASUREMENTS: tuple[Callable[[], list[Figure]], ...] = (
@@ -18,6 +18,7 @@ MEASUREMENTS: tuple[Callable[[], list[Figure]], ...] = (
     lambda: asyncio.run(durability.measure()),
     flood.measure,
     first_byte.measure,
+    commands.measure,
     chain.measure,
 )
 

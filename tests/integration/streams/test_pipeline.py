@@ -10,6 +10,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
+from shared.streams.connection import LogClient, connect
 from shared.streams.pipeline import ScriptPipeline
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
@@ -17,12 +18,12 @@ FAIL = "return redis.error_reply('NO not this one')"
 KEY = "{skeldir:pipeline}:counter"
 
 
-class CountsRoundTrips(Redis):
+class CountsRoundTrips(LogClient):
     trips = 0
 
-    def pipeline(self, *args: Any, **kwargs: Any) -> Any:
+    async def together(self, commands: Any) -> list[Any]:
         self.trips += 1
-        return super().pipeline(*args, **kwargs)
+        return await super().together(commands)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ async def test_a_cancelled_caller_harms_nobody(redis: CountsRoundTrips) -> None:
 
 
 async def test_a_dead_server_is_an_error_for_everyone_who_waits(redis_as: Callable[[str], Redis]) -> None:
-    dead = Redis.from_url("redis://127.0.0.1:1/0")
+    dead = connect("redis://127.0.0.1:1/0", client_name="nobody")
     pipeline = ScriptPipeline(dead)
     replies = await asyncio.gather(*(pipeline.command("GET", KEY) for _ in range(3)), return_exceptions=True)
     assert all(isinstance(reply, RedisError) for reply in replies)
