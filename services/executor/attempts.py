@@ -110,12 +110,15 @@ class Attempts:
         options = delivery.options
         asked = next((one for one in options if opened_since(one, self._control.state) is None), delivery)
         for number in range(1, self._max_attempts + 1):
+            streaming = self._streaming(asked, number) if delivery.allowed.task.stream else None
+            if streaming is not None:
+                streaming.look()
             verdict = await self._begin(asked, number, after)
             if verdict.said != "begun":
                 return verdict
             stops_at = stops_at or time.monotonic() + delivery.allowed.timeout_ms / 1000
             began_ns = time.time_ns()
-            end, again = await self._one(asked, number, stops_at)
+            end, again = await self._one(asked, number, stops_at, streaming)
             record_attempt(asked, number, began_ns, end)
             in_time = number < self._max_attempts and time.monotonic() < stops_at
             other = self._next(options[options.index(asked) + 1 :]) if again.of_another and in_time else None
@@ -171,10 +174,11 @@ class Attempts:
         begun = ends.started(delivery, number, self._executor, left)
         return await self._journal.begin(delivery, number, delivery.follow(begun, self._clock.now_ms(), number))
 
-    async def _one(self, delivery: Delivery, number: int, stops_at: float) -> tuple[Payload | Stop | Expired, Again]:
+    async def _one(
+        self, delivery: Delivery, number: int, stops_at: float, streaming: Streaming | None
+    ) -> tuple[Payload | Stop | Expired, Again]:
         """What one call came to, and what may follow on it."""
         started, cut = time.monotonic(), None
-        streaming = self._streaming(delivery, number) if delivery.allowed.task.stream else None
         calling: _Calling = asyncio.create_task(self._call(delivery, number, stops_at - started, streaming))
         try:
             if streaming is None:

@@ -62,6 +62,7 @@ class Streaming:
         self._heard = asyncio.Event()
         self._publishing: asyncio.Task[None] | None = None
         self._alone_since: float | None = None
+        self._looking: asyncio.Task[bool] | None = None
         self.count = OutputCount()
         self.chunks = 0
         self._is_over = False
@@ -75,8 +76,16 @@ class Streaming:
         self._unpublished.append(chunk.raw.replace(b"\n", b" "))
         self._heard.set()
 
+    def look(self) -> None:
+        """Ask whether anybody listens; the question travels with the record of the attempt, and costs no time."""
+        self._looking = asyncio.create_task(self._look())
+
     async def is_awaited(self) -> bool:
-        """Whether anybody listens: asked before the call is made, twice before it is believed that nobody does."""
+        """Whether anybody listens, by the `look` before: to be known before the call is made."""
+        return self._looking is None or await self._looking
+
+    async def _look(self) -> bool:
+        """Asked twice before it is believed that nobody does."""
         with suppress(RedisError):
             if await self._publish() == 0:
                 await asyncio.sleep(ALONE_S)

@@ -157,9 +157,10 @@ class Door:
                 future = await stack.enter_async_context(self.results.expect(task_id))
                 try:
                     feed = await stack.enter_async_context(self.listening.listen(key.tenant_id, task_id))
+                    result = await self._accept(event, origin, task, _is_named(request, task))
+                    await feed.confirmed()
                 except (RedisError, OSError, TimeoutError) as error:
                     raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
-                result = await self._accept(event, origin, task, _is_named(request, task))
                 if result is not None and not future.done():
                     future.set_result(result)
                 yield Listened(task_id, key.tenant_id, future, feed, result is not None)

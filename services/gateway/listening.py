@@ -57,6 +57,11 @@ class Feed:
             self._messages.put_nowait(b"")
         self._lost = self._lost or self.subscribed.done()
 
+    async def confirmed(self) -> None:
+        """Until the server says that it is subscribed. Raises TimeoutError."""
+        async with asyncio.timeout(SUBSCRIBED_WITHIN_S):
+            await self.subscribed
+
     async def pieces(self) -> list[bytes]:
         """The next pieces. Raises PiecesMissing where they do not follow on those before."""
         while True:
@@ -107,7 +112,11 @@ class Listening:
 
     @asynccontextmanager
     async def listen(self, tenant_id: UUID, task_id: UUID) -> AsyncIterator[Feed]:
-        """The task's pieces from now on; to be entered before it is submitted. Raises RedisError, TimeoutError."""
+        """The task's pieces from now on; to be entered before it is submitted. Raises RedisError.
+
+        The subscription is on its way before the task is, and the server takes it in first; that it did is to be waited
+        for (`Feed.confirmed`) afterwards, beside the time that the task takes.
+        """
         channel, feed = partition_for(tenant_id, self._partitions).chunks(task_id), Feed()
         feeds = self._feeds.setdefault(channel, set())
         feeds.add(feed)
@@ -116,8 +125,6 @@ class Listening:
                 raise ConnectionLost(self.problem)
             async with self._one_at_a_time:
                 await self._pubsub.ssubscribe(channel)
-            async with asyncio.timeout(SUBSCRIBED_WITHIN_S):
-                await feed.subscribed
             yield feed
         finally:
             feeds.discard(feed)
