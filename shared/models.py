@@ -14,15 +14,18 @@ if TYPE_CHECKING:
 STUB = "stub"
 OPENAI = "openai"
 ANTHROPIC = "anthropic"
-PROVIDERS = frozenset({STUB, OPENAI, ANTHROPIC})
+GEMINI = "gemini"
+PROVIDERS = frozenset({STUB, OPENAI, ANTHROPIC, GEMINI})
 # By what their names begin with: they think before they answer, and what they think is paid for and not shown.
 REASONING_MODELS = ("o1", "o3", "o4", "gpt-5")
+# Google's that do not think unless a prompt asks for it.
+ANSWERS_AT_ONCE = ("gemini-1", "gemini-2.0", "gemini-2.5-flash-lite")
 # Of Anthropic's, those that think only if a prompt asks for it. Any other may think unasked, and show less than costs.
 THINKS_IF_ASKED = (
     "claude-3", "claude-haiku-4-5", "claude-sonnet-4",
     "claude-opus-4-0", "claude-opus-4-1", "claude-opus-4-2025", "claude-opus-4-5", "claude-opus-4-6",
 )  # fmt: skip
-DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini", ANTHROPIC: "claude-haiku-4-5"}
+DEFAULT_MODELS = {STUB: "model", OPENAI: "gpt-4o-mini", ANTHROPIC: "claude-haiku-4-5", GEMINI: "gemini-2.5-flash"}
 
 
 class CompatibleProvider(BaseModel):

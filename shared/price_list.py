@@ -18,6 +18,7 @@ from genai_prices.data_units import unit_data
 from genai_prices.types import ModelInfo, ModelPrice, Tier, TieredPrices
 
 from shared.events.prices import Prices
+from shared.models import GEMINI
 from shared.money import from_dollars
 
 ANY_MODEL = "*"
@@ -25,6 +26,8 @@ SOURCE = f"genai-prices {LIST_VERSION}"
 MILLION = Decimal(1_000_000)
 THOUSAND = Decimal(1000)
 CALL_RATE = "requests_kcount"
+# Under which name the published list has a provider, where that is not its own.
+LISTED_AS = {GEMINI: "google"}
 
 Overrides = Mapping[tuple[UUID | None, str, str], Prices]
 """Prices that operators set, by tenant (None: every tenant), provider and model (or `*`)."""
@@ -100,7 +103,7 @@ def find(
         for name in (model, ANY_MODEL):
             if (override := overrides.get((owner, provider, name))) is not None:
                 return Found(override, _dearest([_model_price(override)], long_cache, gives_text))
-    listed = _listed(price_list or provider, model, long_cache, gives_text)
+    listed = _listed(price_list or LISTED_AS.get(provider, provider), model, long_cache, gives_text)
     if listed is None:
         return None
     info, periods, bound = listed

@@ -18,7 +18,7 @@ import orjson
 from shared.events.decisions import BlockReason
 from shared.events.prices import Prices
 from shared.events.tasks import Task
-from shared.models import ANTHROPIC, OPENAI, PROVIDERS, STUB
+from shared.models import ANTHROPIC, GEMINI, OPENAI, PROVIDERS, STUB
 from shared.money import from_cents, from_dollars
 from shared.price_list import Found, Overrides, Tokens, charge, dearest, find
 from shared.unbounded import images, inline_image_bytes, items, what, what_of_response
@@ -34,7 +34,7 @@ TOKENS_FOR_TOOLS = 2048
 TOKENS_PER_IMAGE = 50_000
 # Who reads an image as one, or refuses it, and never reads the text that its bytes are written as. Of other servers
 # that speak OpenAI's format nobody knows.
-READS_IMAGES = frozenset({OPENAI, ANTHROPIC})
+READS_IMAGES = frozenset({OPENAI, ANTHROPIC, GEMINI})
 
 
 @dataclass(frozen=True, slots=True)

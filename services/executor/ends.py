@@ -20,7 +20,7 @@ from shared.events.outcomes import (
     Usage,
 )
 from shared.events.tasks import Task
-from shared.models import ANTHROPIC, REASONING_MODELS, STUB, THINKS_IF_ASKED
+from shared.models import ANSWERS_AT_ONCE, ANTHROPIC, GEMINI, REASONING_MODELS, STUB, THINKS_IF_ASKED
 from shared.money import MAX_NANOCENTS
 
 MAX_DETAIL = 2000
@@ -136,6 +136,8 @@ def thinks(task: Task) -> bool:
         thinking = task.prompt.get("thinking")
         disabled = isinstance(thinking, dict) and thinking.get("type") == "disabled"
         return not disabled and (asked or not task.model.startswith(THINKS_IF_ASKED))
+    if task.provider == GEMINI:
+        return asked or bool(task.prompt.get("thinking_config")) or not task.model.startswith(ANSWERS_AT_ONCE)
     return asked or task.model.rsplit("/", 1)[-1].startswith(REASONING_MODELS)
 
 

@@ -9,7 +9,7 @@ from services.executor.providers.keys import keys_in
 from services.executor.providers.protocol import Answer, Call, Chunk, Hear, Provider, ProviderFailure, Responds
 from services.executor.providers.stub import StubProvider
 from services.executor.providers.unconfigured import Unconfigured
-from shared.models import ANTHROPIC, OPENAI, STUB
+from shared.models import ANTHROPIC, GEMINI, OPENAI, STUB
 from shared.settings import Settings
 
 __all__ = ["Answer", "Call", "Chunk", "Hear", "Provider", "ProviderFailure", "Responds", "by_name"]
@@ -22,6 +22,7 @@ def by_name(settings: Settings, environ: Mapping[str, str] = os.environ) -> Mapp
     """The providers, by the name that stands before the colon of a model."""
     known: dict[str, Provider] = {STUB: StubProvider(), OPENAI: _openai("OPENAI_API_KEY", None, environ)}
     known[ANTHROPIC] = _anthropic(environ)
+    known[GEMINI] = _gemini(environ)
     for name, one in settings.openai_compatible.items():
         known[name] = _openai(one.key_env, one.base_url, environ)
     return known
@@ -43,3 +44,12 @@ def _anthropic(environ: Mapping[str, str]) -> Provider:
     from services.executor.providers.anthropic import AnthropicProvider
 
     return AnthropicProvider(keys)
+
+
+def _gemini(environ: Mapping[str, str]) -> Provider:
+    # The SDK's own order.
+    if not (keys := keys_in(environ.get("GOOGLE_API_KEY")) or keys_in(environ.get("GEMINI_API_KEY"))):
+        return Unconfigured("GEMINI_API_KEY")
+    from services.executor.providers.gemini import GeminiProvider
+
+    return GeminiProvider(keys)

@@ -46,6 +46,33 @@ async def server_sent(response: Any) -> AsyncIterator[bytes]:
         yield b" ".join(data)
 
 
+class _Counted(httpx2.AsyncByteStream):
+    """A body that is cut off where it does not end."""
+
+    def __init__(self, body: Any, most: int) -> None:
+        self._body = body
+        self._most = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for part in self._body:
+            size += len(part)
+            if size > self._most:
+                raise ProviderFailure(
+                    "AnswerTooLarge", f"the answer has more than {self._most} bytes", spend="uncertain"
+                )
+            yield part
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
+
+
+async def counted(response: httpx2.Response) -> None:
+    """A hook for an SDK that reads its responses by itself: reading them raises as `bounded` and `server_sent` do."""
+    streams = "event-stream" in response.headers.get("content-type", "")
+    response.stream = _Counted(response.stream, MAX_STREAM_BYTES if streams else MAX_ANSWER_BYTES)
+
+
 def of_lost_connection(kind: str, detail: str, cause: BaseException | None) -> ProviderFailure:
     """No response came, or not all of it; `cause` is what the transport raised."""
     if isinstance(cause, _BEFORE_THE_REQUEST):

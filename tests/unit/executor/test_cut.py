@@ -25,9 +25,12 @@ def prices_of(provider: str, model: str) -> Prices:
     return found.now
 
 
+PRICED = {"anthropic": "claude-haiku-4-5", "openai": "gpt-4o-mini", "gemini": "gemini-2.5-flash"}
+
+
 def cut(provider: str, model: str, prompt: dict[str, Any], *, bound: int | None = BOUND, stated: int = 0) -> TaskFailed:
     one = delivery(provider=provider, model=model, prompt={"input": "hello", **prompt}, stream=True)
-    prices = prices_of(provider, "claude-haiku-4-5" if provider == "anthropic" else "gpt-4o-mini")
+    prices = prices_of(provider, PRICED[provider])
     reserved = one.allowed.reservation.model_copy(update={"amount": 10**12})
     allowed = one.allowed.model_copy(update={"prices": prices, "max_output_tokens": bound, "reservation": reserved})
     streaming = Streaming(cast("Any", None), "", uuid4(), lambda: None, bound)
@@ -63,4 +66,6 @@ def test_what_the_provider_has_said_is_charged_in_place_of_the_bound() -> None:
 
 def test_without_a_bound_or_from_another_provider_it_is_uncertain() -> None:
     ends_ = [cut("anthropic", "claude-mythos-9", {}, bound=None), cut("openai", "gpt-5-mini", {})]
-    assert [(end.spend, end.usage.cost) for end in ends_] == [("uncertain", 0)] * 2
+    ends_ += [cut("gemini", "gemini-2.5-pro", {}), cut("gemini", "gemini-2.0-flash", EFFORT)]
+    assert [(end.spend, end.usage.cost) for end in ends_] == [("uncertain", 0)] * 4
+    assert cut("gemini", "gemini-2.0-flash", {}).spend == "certain"  # it does not think unless it is asked to
