@@ -27,6 +27,7 @@ COMMANDS = {
     "key": ("keys", "app"),
     "cache": ("cache", "app"),
     "dashboards": ("dashboards", "app"),
+    "statement": ("statement", "statement"),
     "ledger": ("ledger", "app"),
     "replay": ("replay", "replay"),
     "state": ("state", "state"),
