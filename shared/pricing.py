@@ -35,6 +35,8 @@ TOKENS_PER_IMAGE = 50_000
 # Who reads an image as one, or refuses it, and never reads the text that its bytes are written as. Of other servers
 # that speak OpenAI's format nobody knows.
 READS_IMAGES = frozenset({OPENAI, ANTHROPIC, GEMINI})
+# How the rates of answers begin that are no text.
+_NO_TEXT = ("output_image_", "output_audio_", "output_video_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,9 @@ def quote(task: Task, terms: Terms) -> Quote:
             raise Refused(BlockReason.UNPRICED, f"no price is known for {task.provider}:{task.model}")
         least = terms.unpriced_worst_case
         return Quote(_within(terms, least, max(least, task.max_cost)), wanted)
+    if task.provider == GEMINI and (dear := [name for name in found.now.rates if name.startswith(_NO_TEXT)]):
+        # It gives these unasked, at a rate that the bound of text does not know.
+        raise Refused(BlockReason.UNPRICED, f"{task.model} gives more than text ({', '.join(dear)})")
     return _bounded(task, found, len(body), wanted, terms)
 
 

@@ -312,3 +312,11 @@ def test_a_named_provider_charges_by_the_list_of_its_exact_name_or_the_one_it_is
         with pytest.raises(Refused) as refused:
             amount(provider, name)
         assert refused.value.reason is BlockReason.UNPRICED
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash-image", "gemini-live-2.5-flash", "gemini-omni-flash-preview"])
+def test_a_model_of_google_that_draws_or_speaks_unasked_is_refused(model: str) -> None:
+    with pytest.raises(Refused) as refused:
+        quote(task(model, "gemini", input="a cat"), Terms(1024))
+    assert refused.value.reason is BlockReason.UNPRICED
+    assert quote(task("gemini-2.5-flash", "gemini", input="a cat"), Terms(1024)).amount > 0

@@ -24,6 +24,8 @@ from services.executor.providers.wire import counted, of_lost_connection
 
 _STATUS = re.compile(r"[A-Z_]{2,40}")
 _SECONDS = re.compile(r"\d+(\.\d+)?s")
+# As the other SDKs': an executor makes more calls at once than the transport's own 100, which would wait in line.
+_LIMITS = httpx2.Limits(max_connections=1000, max_keepalive_connections=100)
 _INVALID_KEY = "API_KEY_INVALID"
 
 
@@ -34,7 +36,9 @@ class GeminiProvider:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = Keys(keys)
         # Given a client, the SDK does not look for aiohttp, with which it tries again on its own.
-        self._http = httpx2.AsyncClient(event_hooks={"response": [counted]}, headers={"accept-encoding": "identity"})
+        self._http = httpx2.AsyncClient(
+            event_hooks={"response": [counted]}, headers={"accept-encoding": "identity"}, limits=_LIMITS
+        )
         options = types.HttpOptions(httpx_async_client=self._http)
         self._clients = [genai.Client(api_key=key, vertexai=False, http_options=options) for key in keys]
 

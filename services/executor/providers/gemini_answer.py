@@ -23,6 +23,8 @@ FINISH = {
     "IMAGE_SAFETY": "content_filter",
     "IMAGE_PROHIBITED_CONTENT": "content_filter",
 }
+# What is counted beside the prompt, and paid for; absent where there was none.
+_CHARGED = ("candidatesTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount")
 
 
 def completion_of(raw: Any, call: Call) -> dict[str, Any]:
@@ -34,9 +36,9 @@ def completion_of(raw: Any, call: Call) -> dict[str, Any]:
         raise ProviderFailure("InvalidAnswer", "not a JSON object", spend="uncertain")
     found = {"id": raw.get("responseId"), "object": "chat.completion", "created": 0}
     found["model"] = raw.get("modelVersion") or call.model
-    if (usage := usage_of(raw.get("usageMetadata"))) is not None:
-        found["usage"] = usage
     candidate = _candidate(raw)
+    if (usage := usage_of(raw.get("usageMetadata"), said=_says(_parts(candidate or {})))) is not None:
+        found["usage"] = usage
     blocked = _dict(raw.get("promptFeedback")).get("blockReason")
     if candidate is None and blocked is None:
         return {**found, "choices": [], "error": raw.get("error") or raw.get("promptFeedback")}
@@ -52,9 +54,14 @@ def completion_of(raw: Any, call: Call) -> dict[str, Any]:
     return {**found, "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish}]}
 
 
-def usage_of(usage: Any) -> dict[str, Any] | None:
-    """In OpenAI's names; None where a total is absent or cannot be true. Google counts thoughts beside the answer."""
+def usage_of(usage: Any, *, said: bool) -> dict[str, Any] | None:
+    """In OpenAI's names; None where a total is absent or cannot be true. Google counts thoughts beside the answer.
+
+    It leaves out what is zero, which the answer's count cannot be where something was `said`.
+    """
     if not isinstance(usage, dict) or count(usage.get("promptTokenCount")) is None:
+        return None
+    if any(count(usage.get(name, 0)) is None for name in _CHARGED) or (said and not usage.get("candidatesTokenCount")):
         return None
     inputs = _count(usage, "promptTokenCount") + _count(usage, "toolUsePromptTokenCount")
     thoughts = _count(usage, "thoughtsTokenCount")
@@ -75,7 +82,7 @@ class Transcript:
         self._call = call
         self._usage: dict[str, Any] = {}
         self._calls = 0
-        self._begun = False
+        self._begun = self._said = False
         self.is_over = False
 
     def chunks(self, raw: dict[str, Any]) -> list[Chunk]:
@@ -94,6 +101,7 @@ class Transcript:
                 found.append(chunk(self._call, delta, finish="content_filter"))
             return found
         parts = _parts(candidate)
+        self._said = self._said or _says(parts)
         if thought := _joined(parts, thought=True):
             found.append(chunk(self._call, {"reasoning_content": thought}))
         if text := _joined(parts, thought=False):
@@ -109,7 +117,7 @@ class Transcript:
 
     def end(self) -> list[Chunk]:
         """The last one: what it consumed, where that was said."""
-        usage = usage_of(self._usage)
+        usage = usage_of(self._usage, said=self._said)
         return [] if usage is None else [chunk(self._call, None, usage=usage)]
 
 
@@ -126,6 +134,11 @@ def _parts(candidate: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _joined(parts: list[dict[str, Any]], *, thought: bool) -> str:
     return "".join(str(part.get("text") or "") for part in parts if bool(part.get("thought")) is thought)
+
+
+def _says(parts: list[dict[str, Any]]) -> bool:
+    """Whether there is more than thoughts."""
+    return bool(_joined(parts, thought=False) or _functions(parts))
 
 
 def _functions(parts: list[dict[str, Any]]) -> list[dict[str, Any]]:

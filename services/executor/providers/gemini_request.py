@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import orjson
@@ -31,11 +32,15 @@ CHOICES = {"auto": "AUTO", "none": "NONE", "required": "ANY"}
 SYSTEM = ("system", "developer")
 # How many tokens an effort may think, for models that are told a number; Google's own translation of OpenAI's requests.
 BUDGETS = {"none": 0, "minimal": 1024, "low": 1024, "medium": 8192, "high": 24576}
+# The name is a part of the address: no other character may make another address, or method, of it.
+_MODEL = re.compile(r"((models|tunedModels)/)?[A-Za-z0-9][A-Za-z0-9._-]*")
 _BUDGETED = ("gemini-2.5", "models/gemini-2.5")
 
 
 def request_of(call: Call) -> dict[str, Any]:
     """The body, as it goes over the wire. Raises ProviderFailure (NotSupported)."""
+    if not _MODEL.fullmatch(call.model) or ".." in call.model:
+        raise not_supported(f"Gemini can have no model of the name {call.model!r}")
     asked = {name: value for name, value in asked_of(call.prompt).items() if value is not None}
     if asked.get("n") not in (None, 1):
         raise not_supported("Gemini gives one answer here: leave out n")

@@ -221,3 +221,43 @@ def test_thoughts_are_paid_for_and_what_was_cached_is_priced_apart() -> None:
     assert (answer.input_tokens, answer.output_tokens) == (1000, 80)
     # Dollars a million: 0.30 fresh, 0.03 cached, 2.50 out.
     assert answer.cost == round((600 * 0.3 + 400 * 0.03 + 80 * 2.5) * 100_000)
+
+
+@pytest.mark.parametrize(
+    "model",
+    ["gemini-2.5-pro?", "gemini-2.5-pro#", "a/../b", "..", "a..b", "a%2F%2e%2e%2Fb", "a&b", "a/b", "a:predict", ""],
+)
+def test_a_name_that_would_make_another_address_is_the_callers_mistake(model: str) -> None:
+    with pytest.raises(ProviderFailure) as refused:
+        request_of(call(model, input="hi"))
+    failed = refused.value
+    assert (failed.kind, failed.spend) == ("NotSupported", "none")
+    assert not (failed.asked or failed.counts_for_breaker)
+
+
+@pytest.mark.parametrize("model", ["gemini-2.5-flash-preview-09-2025", "models/gemini-2.5-pro", "tunedModels/mine_1"])
+def test_a_name_of_google_is_asked_for(model: str) -> None:
+    assert request_of(call(model, input="hi"))["contents"]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [{}, {"candidatesTokenCount": -1}, {"candidatesTokenCount": "100"}, {"candidatesTokenCount": 2**60},
+     {"candidatesTokenCount": 9, "thoughtsTokenCount": -1}],
+)  # fmt: skip
+def test_text_without_a_count_that_can_be_true_costs_the_whole_reservation(counts: dict[str, Any]) -> None:
+    usage = {"promptTokenCount": 1000, **counts}
+    piece = {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}], "usageMetadata": usage}
+    answer = read(piece)
+    assert isinstance(answer, Answer) and (answer.output_text, answer.cost) == ("hi", None)
+    transcript = Transcript(call())
+    transcript.chunks(piece)
+    assert transcript.end() == []
+
+
+def test_thoughts_alone_need_no_count_of_an_answer() -> None:
+    parts = [{"text": "Hm.", "thought": True}]
+    usage = {"promptTokenCount": 1000, "thoughtsTokenCount": 64}
+    candidate = {"content": {"parts": parts}, "finishReason": "MAX_TOKENS"}
+    answer = read({"candidates": [candidate], "usageMetadata": usage})
+    assert isinstance(answer, Answer) and (answer.output_tokens, answer.cost) == (64, 46_000_000)
