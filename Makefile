@@ -7,7 +7,7 @@ SEEDS ?= 1000
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench simulate chaos lock schemas clean
+.PHONY: help setup demo test lint types bench simulate chaos screenshots lock schemas clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -42,12 +42,15 @@ chaos: setup ## real processes and servers under fire: make chaos MINUTES=n
 bench: setup ## measured beside the limits, in one run
 	$(BIN)/python -m tests.bench
 
+screenshots: setup ## docs/images again, in a Chromium
+	$(BIN)/python -m tests.screenshots
+
 schemas: setup ## AsyncAPI and JSON Schemas from the code
 	$(BIN)/python -m shared.events.schemas
 
 lock: ## pin all dependencies with hashes (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/dev.lock --group dev pyproject.toml
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.lock pyproject.toml
+	uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/dev.lock --group dev pyproject.toml
+	uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## everything that was made
 	rm -rf $(VENV) .skeldir artifacts

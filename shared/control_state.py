@@ -35,7 +35,7 @@ from shared.events.control import (
 )
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.prices import Prices
-from shared.events.privacy import PrivacySet
+from shared.events.privacy import PrivacySet, TextsErased
 from shared.events.tasks import TaskRef
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
@@ -203,7 +203,7 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             return replace(state, downgrades=downgrades_after(state.downgrades, entry_id, event))
         case PrivacySet():
             return replace(state, privacy=privacy_after(state.privacy, event))
-        case CachePurged():
+        case CachePurged() | TextsErased():  # a cached answer is a text, too
             epochs = {**state.cache_epochs, (_tenant(event.scope), event.scope.user_id): entry_id}
             return replace(state, cache_epochs=epochs)
         case PriceSet():

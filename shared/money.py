@@ -20,6 +20,7 @@ MAX_NANOCENTS = 2**53 - 1
 Nanocents = Annotated[int, Field(ge=0, le=MAX_NANOCENTS, description="Amount in nanocents (1e-9 cent).")]
 
 _EXACT = Context(prec=60, rounding=ROUND_CEILING)
+_PER_CENT = Decimal(NANOCENTS_PER_CENT)
 
 
 def from_cents(cents: Decimal | int | float | str) -> int:
@@ -27,6 +28,8 @@ def from_cents(cents: Decimal | int | float | str) -> int:
 
     Raises ValueError for an amount that is negative, not finite, or above MAX_NANOCENTS.
     """
+    if cents == 0:
+        return 0
     try:
         amount = Decimal(str(cents)) if isinstance(cents, float) else Decimal(cents)
     except ArithmeticError as error:
@@ -36,7 +39,7 @@ def from_cents(cents: Decimal | int | float | str) -> int:
     # Compared before it is multiplied: 1e999999999 is a Decimal, and its product is an error of another kind.
     if amount > to_cents(MAX_NANOCENTS):
         raise ValueError(f"an amount of cents is at most {to_cents(MAX_NANOCENTS)}, not {cents!r}")
-    return int(_EXACT.multiply(amount, Decimal(NANOCENTS_PER_CENT)).to_integral_value(rounding=ROUND_CEILING))
+    return int(_EXACT.multiply(amount, _PER_CENT).to_integral_value(rounding=ROUND_CEILING))
 
 
 def from_dollars(dollars: Decimal) -> int:
@@ -46,5 +49,5 @@ def from_dollars(dollars: Decimal) -> int:
 
 def to_cents(nanocents: int) -> Decimal:
     """The exact amount in cents, without trailing zeros (`Decimal('3')`, `Decimal('0.0105')`)."""
-    cents = _EXACT.divide(Decimal(nanocents), Decimal(NANOCENTS_PER_CENT)).normalize(_EXACT)
-    return cents.quantize(Decimal(1), context=_EXACT) if cents == cents.to_integral_value() else cents
+    whole, rest = divmod(nanocents, NANOCENTS_PER_CENT)
+    return _EXACT.divide(Decimal(nanocents), _PER_CENT).normalize(_EXACT) if rest else Decimal(whole)

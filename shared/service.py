@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 import structlog
@@ -16,17 +16,21 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared import tracing
+from shared.garbage import collect_less
 from shared.settings import Settings
 
 Readiness = Callable[[], Mapping[str, str | None]]
+Leave = Callable[[], None]
 Worker = Callable[[], Coroutine[Any, Any, None]]
 
 OWNER_LOOK_S = 0.5
-GRACE_S = 10.0
-GC_THRESHOLDS = (50_000, 20, 100)
+# Who stops with others beside it goes on serving for so long, and says that it leaves: a balancer has seen it by then.
+LINGER_S = 1.0
+# Beyond the time that work in hand has: for what is written and closed afterwards.
+CLOSING_S = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -49,21 +53,56 @@ def health_routes(readiness: Readiness) -> list[Route]:
     return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
 
 
-async def run(name: str, app: ASGIApp, host: str, port: int, workers: Sequence[Worker], settings: Settings) -> None:
+class Leaving:
+    """An application that, from `begin` on, sends its callers elsewhere: it is not ready, and closes connections."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._begun = False
+
+    def begin(self) -> None:
+        """The process is about to stop."""
+        self._begun = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._begun or scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def last(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        if scope["path"] == "/readyz":
+            body = {"status": "not ready", "checks": {"process": "it stops"}}
+            await JSONResponse(body, status_code=503)(scope, receive, last)
+        else:
+            await self._app(scope, receive, last)
+
+
+async def run(
+    name: str,
+    app: ASGIApp,
+    host: str,
+    port: int,
+    workers: Sequence[Worker],
+    settings: Settings,
+    leave: Leave | None = None,
+) -> None:
     """Serve `app` and run `workers` until SIGTERM, SIGINT, or the owner is gone.
 
     A worker that ends or raises stops the process (RuntimeError): half a service is worse than one that starts again.
+    `leave`, where requests need the workers until they are answered: it is called first, and then those in hand have
+    `SKELDIR_DRAIN_SECONDS` to end.
     """
     structlog.contextvars.bind_contextvars(service=name)
     tracing.start(name)
-    # What is loaded by now lives as long as the process, and events hardly ever make cycles: searching for them as
-    # often as Python does by itself costs a tenth of the CPU (`python -m tests.bench.chain`).
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_less()
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=5
-    )
+        leaving := Leaving(app), host=host, port=port, log_config=None, access_log=False, lifespan="on",
+        timeout_graceful_shutdown=ceil(settings.drain_seconds),
+    )  # fmt: skip
     server = _Server(config)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -78,13 +117,20 @@ async def run(name: str, app: ASGIApp, host: str, port: int, workers: Sequence[W
         if stopping not in done:
             for task in done:
                 raise RuntimeError(f"{name}: {task.get_name()} ended") from task.exception()
+        leaving.begin()
+        if leave is not None:
+            leave()
+            if settings.owner_pid is None:
+                await asyncio.wait({serving, *running}, timeout=LINGER_S, return_when=asyncio.FIRST_COMPLETED)
+            server.should_exit = True
+            await asyncio.wait({serving}, timeout=settings.drain_seconds + CLOSING_S)
     finally:
         log.info("stops")
         server.should_exit = True
         for task in (stopping, *running):
             task.cancel()
         with contextlib.suppress(asyncio.TimeoutError):
-            async with asyncio.timeout(GRACE_S):
+            async with asyncio.timeout(settings.drain_seconds + CLOSING_S):
                 await asyncio.gather(serving, stopping, *running, return_exceptions=True)
         await asyncio.to_thread(tracing.stop)
 

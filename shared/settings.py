@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.events.tasks import Storage
 from shared.models import PROVIDERS, CompatibleProvider, ModelName, ProviderName
+from shared.streams.address import several_servers
 
 
 class Settings(BaseSettings):
@@ -17,7 +19,19 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="SKELDIR_", env_file=".env", extra="ignore", frozen=True)
 
     redis_url: str | None = Field(None, description="Redis or Valkey, as the role of this process. None: embedded.")
+    min_replicas: int | None = Field(
+        None,
+        ge=0,
+        description="Replicas that must have an append before it counts. None: 1 on a cluster or behind sentinels, "
+        "else 0.",
+    )
     database_url: str | None = Field(None, description="PostgreSQL, as the role of this process. None: embedded.")
+    database_read_url: str | None = Field(
+        None, description="A replica that the ledger's read API and console read. None: they read the primary."
+    )
+    database_pooler: Literal["transaction"] | None = Field(
+        None, description="`transaction`: a pooler in transaction mode stands before PostgreSQL."
+    )
     ledger_database_url: str | None = Field(
         None,
         description="The ledger's own URL when `skeldir up` runs on your servers. None: `SKELDIR_DATABASE_URL`.",
@@ -129,6 +143,14 @@ class Settings(BaseSettings):
     webhook_give_up_minutes: float = Field(1440, gt=0, description="After so long a message to a webhook is given up.")
     webhook_max_waiting: int = Field(10_000, ge=1, description="Messages that wait for one webhook, about.")
 
+    master_key_file: Path | None = Field(
+        None,
+        description="Master key of the texts' encryption, a line of base64 (32 bytes); older keys on lines below it. "
+        "None, and no command: texts are stored as they are. Embedded, `skeldir up` makes one for itself.",
+    )
+    master_key_command: str | None = Field(
+        None, description="A command that prints the master key when a service starts (a KMS's or a vault's)."
+    )
     seal_key_file: Path | None = Field(
         None, description="Ed25519 private key (PEM) by which the ledger seals its chains. None: no seals."
     )
@@ -140,6 +162,20 @@ class Settings(BaseSettings):
         0, ge=0, description="Memory bound of the embedded log server, in MiB; 0: half of the machine's."
     )
     trim_interval_ms: int = Field(1000, ge=50, description="How often what every reader has read is trimmed.")
+    trim_keep_seconds: float = Field(
+        10,
+        ge=1,
+        description="What is younger stays in the log, though all have read it: no less than what a restored copy of "
+        "the books may lack.",
+    )
+    drain_seconds: float = Field(
+        8, ge=0, description="After SIGTERM: how long calls and requests in hand may take to end."
+    )
+    secrets_dir: Path | None = Field(
+        None,
+        description="A folder of files that are named as environment variables (`OPENAI_API_KEY` too) and hold their "
+        "values; what the environment has counts before them.",
+    )
     owner_pid: int | None = Field(None, description="Stop when this process is gone. Set by `skeldir up`.")
     log_level: str = Field("INFO", description="Level of the structured logs on standard error.")
     jwt_jwks_url: str | None = Field(
@@ -155,6 +191,13 @@ class Settings(BaseSettings):
     gateway_url: str | None = Field(
         None, description="Gateway for the command line (None: the running `up`) and for the console's orders."
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _an_address(cls, url: str | None) -> str | None:
+        if url is not None:
+            several_servers(url)
+        return url
 
     @model_validator(mode="after")
     def _whole_identity_provider(self) -> Settings:

@@ -6,7 +6,6 @@ Exit code 0 only if every check held. Leaves `artifacts/runtime_db_probe.json` a
 from __future__ import annotations
 
 import asyncio
-import csv
 import json
 import os
 import shutil
@@ -27,7 +26,8 @@ from redis.asyncio import Redis
 from rich.console import Console
 from rich.markup import escape
 from rich.rule import Rule
-from rich.table import Table
+
+from skeldir.csv_table import show
 
 ARTIFACTS = Path("artifacts")
 START_S = 60.0
@@ -142,7 +142,8 @@ def _tell(result: Result) -> None:
     cost = f"{usage.get('cost_cents', 0):g} ¢"
     text = escape((result.get("output_text") or "")[:40])
     kind = f"{result['task_type']:20}"
-    console.print(f"  {kind} {said[result['status']]:24} {escape(why):30} [cyan]{cost:>7}[/cyan]  [dim]{text}[/dim]")
+    line = f"  {kind} {said[result['status']]:24} {escape(why):25} [cyan]{cost:>7}[/cyan]  [dim]{text}[/dim]"
+    console.print(line, no_wrap=True, overflow="ellipsis")
 
 
 async def the_chain(story: Story) -> None:
@@ -335,24 +336,8 @@ async def dashboards(story: Story) -> None:
     )  # fmt: skip
     out, err = await process.communicate()
     story.check("exported, headers and rows checked", process.returncode == 0, (err or out).decode())
-    _show_all(folder)
-
-
-def _show_all(folder: Path) -> None:
     for file in sorted(folder.glob("*.csv")):
-        _show(file)
-
-
-def _show(file: Path) -> None:
-    """A CSV as a table; ids shortened, and not all users of the story."""
-    with file.open() as text:
-        rows = list(csv.reader(text))
-    table = Table(*rows[0], title=file.stem, title_justify="left", header_style="bold", title_style="bold")
-    for row in rows[1:9]:
-        table.add_row(*(cell[:8] if len(cell) == 36 and cell.count("-") == 4 else cell for cell in row))
-    console.print(table)
-    if len(rows) > 9:
-        console.print(f"[dim]... and {len(rows) - 9} more in {file}[/dim]")
+        show(file, console)
 
 
 CASES: tuple[Callable[[Story], Awaitable[None]], ...] = (

@@ -14,6 +14,7 @@ from shared.settings import Settings
 from skeldir.private_file import write_private
 
 READY = "ready.json"
+MASTER_KEY = "master-key"
 SEAL_KEY = "seal-key.pem"
 SEAL_PUBLIC_KEY = "seal-key.pub"
 

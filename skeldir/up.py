@@ -22,20 +22,24 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from services.ledger import migrate
 from services.ledger.chain.seal import new_key, public_pem, read_private
+from services.ledger.continuity import Standing
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.texts.master_key import new_master_key
 from skeldir import running
 from skeldir.configured import HalfConfigured, check_roles, require_database
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
 from skeldir.embedded.process import free_port
 from skeldir.keys import publish_key, sha256_of
 from skeldir.private_file import write_private
-from skeldir.running import SEAL_KEY, SEAL_PUBLIC_KEY
+from skeldir.restoring.survey import ADVICE, how_it_stands
+from skeldir.running import MASTER_KEY, SEAL_KEY, SEAL_PUBLIC_KEY
 
 SERVICES = ("gateway", "policy", "executor", "ledger")
 READY_S = 30.0
-STOP_S = 12.0
+# Beyond the time that a service has for its work in hand.
+STOP_S = 4.0
 WATCH_S = 0.1
 FIRST_BACKOFF_S = 0.1
 MOST_BACKOFF_S = 5.0
@@ -100,6 +104,7 @@ class System:
         self.say("servers are up")
         await asyncio.to_thread(self._migrate)
         self.say("database is migrated")
+        await self._refuse_lost_log()
         identity = await self._identity()
         for name in SERVICES:
             wanted = getattr(self.settings, f"{name}_port")
@@ -160,6 +165,19 @@ class System:
             except HalfConfigured as error:
                 raise UpFailed(str(error)) from error
 
+    async def _refuse_lost_log(self) -> None:
+        """Before the first order is written on it: a log that was lost looks like a new one."""
+        redis = connect(self._redis("admin"), client_name="skeldir-up")
+        url = self._database("skeldir_ledger", self.settings.ledger_database_url)
+        try:
+            standing = await how_it_stands(redis, url, self.settings.partitions)
+        finally:
+            await redis.aclose()
+        if standing is Standing.LOST:
+            raise UpFailed(f"{ADVICE[standing]} (docs/runbooks/restore.md)")
+        if standing is not Standing.WHOLE:
+            self.say(f"warning: {ADVICE[standing]} (docs/runbooks/restore.md)")
+
     def _redis(self, role: str) -> str:
         if self.valkey is not None:
             return self.valkey.url(role)
@@ -187,14 +205,26 @@ class System:
         found.pop("SKELDIR_ADMIN_DATABASE_URL", None)
         found.pop("SKELDIR_LEDGER_DATABASE_URL", None)
         found.pop("SKELDIR_DATABASE_URL", None)
-        if name == "ledger":
+        if name != "ledger":
+            found.pop("SKELDIR_DATABASE_READ_URL", None)
+        else:
             found["SKELDIR_GATEWAY_URL"] = f"http://{self.settings.gateway_host}:{self.ports['gateway']}"
         if database is not None:
             own = self.settings.ledger_database_url if name == "ledger" else None
             found["SKELDIR_DATABASE_URL"] = self._database(database, own)
+        has_master = self.settings.master_key_file is not None or self.settings.master_key_command is not None
+        if name in ("gateway", "ledger") and self.postgres is not None and not has_master:
+            found["SKELDIR_MASTER_KEY_FILE"] = str(self._master_key())  # who reads texts, and who writes them
         if name == "ledger" and self.settings.seal_key_file is None:
             found["SKELDIR_SEAL_KEY_FILE"] = str(self._seal_key())
         return found
+
+    def _master_key(self) -> Path:
+        """The key of this data directory's texts: made once."""
+        file = (self.data_dir / MASTER_KEY).resolve()
+        if not file.exists():
+            write_private(file, new_master_key())
+        return file
 
     def _seal_key(self) -> Path:
         """The key of this data directory: made once, with the public one beside it for whoever checks."""
@@ -222,7 +252,7 @@ class System:
             write_private(file, json.dumps(identity, indent=1))
         if self.settings.webhook_secret_key is not None:
             identity["webhook_secret_key"] = self.settings.webhook_secret_key.get_secret_value()
-        redis = connect(self._redis("admin"), client_name="skeldir-up")
+        redis = connect(self._redis("admin"), client_name="skeldir-up", min_replicas=self.settings.min_replicas)
         try:
             control = ControlReader(redis, self.settings.control_staleness_ms)
             await control.catch_up()
@@ -304,7 +334,7 @@ class System:
         if child.process is None:
             return
         try:
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(self.settings.drain_seconds + STOP_S):
                 await child.process.wait()
         except TimeoutError:
             child.process.kill()

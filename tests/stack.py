@@ -128,6 +128,12 @@ class Stack:
 
         Processes of their own are `up` with its services, the demo, and what `tests/acceptance/test_up.py` calls.
         """
+        done = self.cli_in(self.environment, *arguments)
+        assert not check or done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def cli_in(self, environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The same, in another shell than a new one."""
         out, err = StringIO(), StringIO()
 
         def run() -> int:
@@ -142,7 +148,7 @@ class Stack:
         structlog.configure(wrapper_class=quiet, logger_factory=structlog.PrintLoggerFactory(err))
         try:
             with (
-                patch.dict(os.environ, self.environment, clear=True),
+                patch.dict(os.environ, environment, clear=True),
                 patch.object(sys, "argv", ["skeldir", *arguments]),
                 patch("skeldir.cli.configure_logs"),
                 redirect_stdout(out),
@@ -151,7 +157,6 @@ class Stack:
                 code = run() if asyncio._get_running_loop() is None else in_a_thread(run)
         finally:
             structlog.configure(**logs)
-        assert not check or code == 0, f"{arguments}: {code}\n{out.getvalue()}\n{err.getvalue()}"
         return subprocess.CompletedProcess(["skeldir", *arguments], code, out.getvalue(), err.getvalue())
 
     def process(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
@@ -189,6 +194,13 @@ class Stack:
         result: dict[str, Any] = reply.json()
         return result
 
+    def readable(self, result: dict[str, Any], *, key: str | None = None) -> dict[str, Any]:
+        """A task as the read API shows it: its texts decrypted."""
+        reply = self.get(f"/v1/calls/{result['task_id']}", key=key, base="ledger_url")
+        assert reply.status_code == 200, reply.text
+        found: dict[str, Any] = reply.json()
+        return found
+
     def key(self, tenant: str, user: str | None = None, role: str = "producer") -> str:
         """A new key, usable at once; published as `skeldir key create` does it."""
         secret = new_secret()
@@ -201,9 +213,12 @@ class Stack:
         eventually(lambda: self.get("/v1/models", key=secret).status_code == 200, "the key is known")
         return secret
 
-    def redis(self) -> redis.Redis:
+    def redis(self) -> Any:
         """The log, as its administrator."""
-        return redis.Redis.from_url(self.ready["redis_url"])
+        url = self.ready["redis_url"]
+        if url.startswith("redis+cluster:"):
+            return redis.RedisCluster.from_url(url.replace("+cluster", "").partition(",")[0])
+        return redis.Redis.from_url(url)
 
     def rows(self, query: str, tenant: str | None, user: str | None, timezone: str = "UTC") -> list[dict[str, Any]]:
         """A query as app_user with the two settings, as `psql` would."""

@@ -9,15 +9,7 @@ from typing import Any, TypeVar
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import (
-    ClusterDownError,
-    MasterDownError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import TimeoutError as NoReply
+from redis.exceptions import RedisError
 
 from services.executor.delivery import Delivery
 from services.executor.execution import Record
@@ -25,24 +17,13 @@ from shared.events.envelope import Envelope
 from shared.events.outcomes import DecisionExpired
 from shared.events.results import END_EVENTS, result_of
 from shared.settings import Settings
-from shared.streams.connection import script
+from shared.streams.connection import passes, script
 from shared.streams.lease import Word
 from shared.streams.pipeline import ScriptPipeline
 
 T = TypeVar("T")
 
 GROUP = "executor"
-# The server may be back in a moment. Until then what is known is kept here: a forgotten end is money unaccounted for.
-PASSING = (
-    ConnectionLost,
-    NoReply,
-    ReadOnlyError,
-    OutOfMemoryError,
-    ClusterDownError,
-    MasterDownError,
-    TryAgainError,
-    OSError,
-)
 FIRST_RETRY_S = 0.02
 LAST_RETRY_S = 1.0
 _RECORD = ("decision", "state", "owner", "lost", "model")
@@ -182,7 +163,10 @@ class Journal:
         while True:
             try:
                 return await ask(again)
-            except PASSING as error:
+            except (RedisError, OSError) as error:
+                # What is known is kept here until the server is back: a forgotten end is money unaccounted for.
+                if not passes(error):
+                    raise
                 log.warning("the log is away; asks again", error=str(error), wait_s=wait_s)
             await asyncio.sleep(wait_s)
             wait_s, again = min(wait_s * 2, LAST_RETRY_S), True

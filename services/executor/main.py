@@ -27,7 +27,12 @@ async def serve(settings: Settings) -> None:
     """Perform what policy allowed, until stopped."""
     name = f"executor-{os.getpid()}-{secrets.token_hex(4)}"
     assert settings.redis_url is not None, "the command line checks that"
-    redis = connect(settings.redis_url, client_name=name, max_connections=4 * settings.partitions + 64)
+    redis = connect(
+        settings.redis_url,
+        client_name=name,
+        min_replicas=settings.min_replicas,
+        max_connections=4 * settings.partitions + 64,
+    )
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
     known = providers.by_name(settings)

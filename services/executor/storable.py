@@ -16,20 +16,22 @@ _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 def text(value: Any) -> str:
     """Valid Unicode without NUL: what neither JSON nor PostgreSQL can hold becomes U+FFFD."""
+    if type(value) is str and value.isascii() and "\x00" not in value:
+        return value  # as nearly all of it
     string = value if isinstance(value, str) else "" if value is None else str(value)
     return _UNSTORABLE.sub("\ufffd", string)
 
 
 def tree(value: Any, depth: int = 0) -> Any:
     """The same for a JSON value; what JSON cannot hold becomes its text."""
+    if isinstance(value, str):
+        return text(value)
     if depth > MAX_DEPTH and isinstance(value, dict | list | tuple):
         return "[nested too deeply]"
     if isinstance(value, dict):
         return {text(key): tree(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [tree(item, depth + 1) for item in value]
-    if isinstance(value, str):
-        return text(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):

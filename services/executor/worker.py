@@ -31,7 +31,6 @@ from shared.streams.read import Entry
 
 RETRY_S = 0.1
 READY_S = 0.01
-DRAIN_S = 8.0
 SWEEP_S = 60.0
 GONE_MS = 600_000
 # What waits for a place or for an identical call has none; of a partition so many times the places may be held.
@@ -67,6 +66,7 @@ class PartitionWorker:
         # Not less when little more can be held: most of what stands in the stream may be no work at all.
         self._page = min(settings.batch_size, self._max_held)
         self._claim_idle_ms = settings.executor_claim_idle_ms
+        self._drain_s = settings.drain_seconds
         self._held: dict[str, asyncio.Task[None]] = {}
         self._queued: dict[str, asyncio.Task[None]] = {}  # those of them that have not had a place yet
         self._stopping = False
@@ -197,10 +197,12 @@ class PartitionWorker:
             await self._take_in(taken, redelivered=True)
 
     async def _drain(self) -> None:
-        for task in self._queued.values():
-            task.cancel()  # not begun: another executor takes it over
+        queued = dict(self._queued)
+        for task in queued.values():
+            task.cancel()
+        await self._hand_back(set(queued))
         if self._held:
-            _, left = await asyncio.wait(self._held.values(), timeout=DRAIN_S)
+            _, left = await asyncio.wait(self._held.values(), timeout=self._drain_s)
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
@@ -208,6 +210,15 @@ class PartitionWorker:
             await self._group.leave()
         except RedisError as error:
             log.warning("could not leave the group", partition=self._partition.number, error=str(error))
+
+    async def _hand_back(self, queued: set[str]) -> None:
+        """What is not begun, or was delivered to a read that was cut off: another executor may claim it at once."""
+        try:
+            delivered = [entry_id.decode() for entry_id, _ in await self._group.own()]
+            idle = [entry_id for entry_id in delivered if entry_id in queued or entry_id not in self._held]
+            await self._group.hand_back(idle, self._claim_idle_ms)
+        except RedisError as error:
+            log.warning("could not hand deliveries back", partition=self._partition.number, error=str(error))
 
 
 def _is_work(fields: dict[bytes, bytes]) -> bool:

@@ -13,6 +13,7 @@ from services.gateway.documented import document
 from services.gateway.door import Door
 from services.gateway.problems import Problem, respond
 from services.gateway.routes import control, models, openai, tasks
+from services.gateway.straight import Straight
 from shared.service import Readiness, health_routes
 
 log = structlog.get_logger(__name__)
@@ -22,17 +23,16 @@ _CODES = {404: "no_such_path", 405: "wrong_method"}
 
 def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
     """All routes, with one way to say what went wrong."""
-    app = FastAPI(
+    app = Straight(
         title="Skeldir gateway",
         summary="Governed calls of language models.",
         version="1",
         redoc_url=None,
         routes=list(health_routes(readiness)),
     )
-    app.include_router(tasks.router(door))
-    app.include_router(openai.router(door))
-    app.include_router(models.router(door))
-    app.include_router(control.router(door, redis))
+    for router in (tasks.router(door), openai.router(door), models.router(door), control.router(door, redis)):
+        app.include_router(router)
+        app.go_straight_to(router)
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> Response:

@@ -28,7 +28,7 @@ class Capacity:
         """Until cancelled. While the server cannot be asked, the last answer holds: nothing can be accepted anyhow."""
         while True:
             try:
-                full = is_full(await self._redis.info("memory"))
+                full = any(map(is_full, await self._redis.on_every_server("INFO", "memory")))
                 self.problem = "the log server's memory is nearly full: the services are behind" if full else None
             except RedisError as error:
                 log.debug("memory not known", error=str(error))

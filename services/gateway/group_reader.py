@@ -13,11 +13,11 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from services.gateway.metrics import SET_ASIDE
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
+from shared.streams.connection import BLOCK_MS, passes
 from shared.streams.consumer_group import ConsumerGroup
 from shared.streams.dead_letters import dead_letter
 from shared.streams.pipeline import ScriptPipeline
@@ -132,7 +132,7 @@ class GroupReader:
 
     def _is_refused_for_good(self, entry_id: bytes, error: Exception) -> bool:
         """Whether the server answered, and said no to just this entry, again and again; not to all writes of now."""
-        if not isinstance(error, ResponseError) or isinstance(error, OutOfMemoryError | ReadOnlyError):
+        if not isinstance(error, ResponseError) or passes(error):
             return False
         self._refusals[entry_id] = self._refusals.pop(entry_id, 0) + 1
         if len(self._refusals) > MAX_REMEMBERED:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 import asyncpg
 
 from shared.events.results import ResultUsage, TaskResult
+from shared.pooler import Pooler, pool_options
+from shared.texts.data_keys import open_keys
+from shared.texts.master_key import MasterKeys
+from shared.texts.row import keys_of_row, readable_row
 
 _FINGERPRINTS = "SELECT id, fingerprint FROM known_tasks($1)"
 _QUERY = """
@@ -21,8 +27,12 @@ TIMEOUT_S = 5.0
 class History:
     """One task's row, under row-level security. Without a database there is no history, and nothing else is missing."""
 
-    def __init__(self, database_url: str | None) -> None:
+    def __init__(
+        self, database_url: str | None, masters: MasterKeys | None = None, pooler: Pooler | None = None
+    ) -> None:
         self._url = database_url
+        self._options = {"reset": _nothing_to_reset, **pool_options(pooler)}
+        self._masters = masters
         self._pool: asyncpg.Pool | None = None
         self._opening = asyncio.Lock()
 
@@ -39,7 +49,10 @@ class History:
         return {row["id"]: row["fingerprint"] for row in rows}
 
     async def result(self, tenant_id: UUID, user_id: UUID, task_id: UUID) -> TaskResult | None:
-        """The result of an ended task. Raises asyncpg.PostgresError or OSError when the database cannot be read."""
+        """The result of an ended task. Its text is None where its key was destroyed, or is not to be had here.
+
+        Raises asyncpg.PostgresError or OSError when the database cannot be read, UnusableMasterKey.
+        """
         if self._url is None:
             return None
         pool = await self._opened()
@@ -51,13 +64,16 @@ class History:
                 str(user_id),
             )
             row = await connection.fetchrow(_QUERY, tenant_id, task_id)
-        return None if row is None else _result(row)
+            if row is None:
+                return None
+            keys = await open_keys(connection, self._masters, keys_of_row(dict(row)))
+        return _result(readable_row(dict(row), keys))
 
     async def _opened(self) -> asyncpg.Pool:
         async with self._opening:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S, reset=_nothing_to_reset
+                    self._url, min_size=0, max_size=4, command_timeout=TIMEOUT_S, **self._options
                 )
             return self._pool
 
@@ -70,7 +86,7 @@ async def _nothing_to_reset(_: object) -> None:
     """No setting outlives its transaction here, and resetting would be one more round trip for each question."""
 
 
-def _result(row: asyncpg.Record) -> TaskResult:
+def _result(row: Mapping[str, Any]) -> TaskResult:
     return TaskResult(
         task_id=row["id"],
         api_call_id=row["id"],

@@ -1,4 +1,5 @@
-"""Listening to answers while they come: one connection for all streams that this gateway serves (ADR 9).
+"""Listening to answers while they come: one connection for all streams that this gateway serves (ADR 9); on a cluster
+one for each partition, whose channels are on one server.
 
 Who listens to a task's channel is its listener: when the last one has gone the executor cuts the call.
 """
@@ -12,11 +13,12 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
-from shared.partitions import Partition, partition_for
+from shared.partitions import Partition, partition_of
+from shared.streams.connection import LogClient
 
 RETRY_S = 0.1
 SILENCE_S = 1.0
@@ -83,11 +85,44 @@ class Feed:
 class Listening:
     """This gateway's subscriptions."""
 
-    def __init__(self, redis: Redis, partitions: int, name: str) -> None:
-        self._pubsub = redis.pubsub()
+    def __init__(self, redis: LogClient, partitions: int, name: str) -> None:
         self._partitions = partitions
         # Of its own, so that there is a connection before the first stream and after the last.
-        self._own = f"{Partition(0).tag}:chunks:{name}"
+        own = [f"{Partition(number).tag}:chunks:{name}" for number in range(partitions)]
+        self._lines: list[_Line] = []
+        self._line_of: dict[int, _Line] = {}
+        for together in redis.apart(own):
+            self._lines.append(_Line(redis, together[0]))
+            self._line_of |= {own.index(channel): self._lines[-1] for channel in together}
+
+    @property
+    def problem(self) -> str | None:
+        """Why some answers cannot be listened to."""
+        return next((line.problem for line in self._lines if line.problem), None)
+
+    async def follow(self) -> None:
+        """Until cancelled; through lost connections."""
+        await asyncio.gather(*(line.follow() for line in self._lines))
+
+    @asynccontextmanager
+    async def listen(self, tenant_id: UUID, task_id: UUID) -> AsyncIterator[Feed]:
+        """The task's pieces from now on; to be entered before it is submitted. Raises RedisError.
+
+        The subscription is on its way before the task is, and the server takes it in first; that it did is to be waited
+        for (`Feed.confirmed`) afterwards, beside the time that the task takes.
+        """
+        number = partition_of(tenant_id, self._partitions)
+        async with self._line_of[number].listen(Partition(number).chunks(task_id)) as feed:
+            yield feed
+
+
+class _Line:
+    """One connection, and the channels of which it hears."""
+
+    def __init__(self, redis: LogClient, own: str) -> None:
+        self._redis = redis
+        self._pubsub: PubSub | None = None
+        self._own = own
         self._feeds: dict[str, set[Feed]] = {}
         self._one_at_a_time = asyncio.Lock()
         self.problem: str | None = "has not read yet"
@@ -97,7 +132,9 @@ class Listening:
         try:
             while True:
                 try:
-                    if self.problem:
+                    if self._pubsub is None or self.problem:
+                        await self._close()
+                        self._pubsub = await self._redis.pubsub_at(self._own)
                         await self._pubsub.ssubscribe(self._own, *self._feeds)
                         self.problem = None
                     self._take(await self._pubsub.get_message(timeout=SILENCE_S))
@@ -108,20 +145,16 @@ class Listening:
                             feed.lose()
                     await asyncio.sleep(RETRY_S)
         finally:
-            await self._pubsub.aclose()
+            await self._close()
 
     @asynccontextmanager
-    async def listen(self, tenant_id: UUID, task_id: UUID) -> AsyncIterator[Feed]:
-        """The task's pieces from now on; to be entered before it is submitted. Raises RedisError.
-
-        The subscription is on its way before the task is, and the server takes it in first; that it did is to be waited
-        for (`Feed.confirmed`) afterwards, beside the time that the task takes.
-        """
-        channel, feed = partition_for(tenant_id, self._partitions).chunks(task_id), Feed()
+    async def listen(self, channel: str) -> AsyncIterator[Feed]:
+        """A feed of the channel. Raises RedisError."""
+        feed = Feed()
         feeds = self._feeds.setdefault(channel, set())
         feeds.add(feed)
         try:
-            if self.problem:
+            if self.problem or self._pubsub is None:
                 raise ConnectionLost(self.problem)
             async with self._one_at_a_time:
                 await self._pubsub.ssubscribe(channel)
@@ -132,10 +165,17 @@ class Listening:
                 del self._feeds[channel]
                 await self._leave(channel)
 
+    async def _close(self) -> None:
+        if self._pubsub is not None:
+            pubsub, self._pubsub = self._pubsub, None
+            await pubsub.aclose()
+
     async def _leave(self, channel: str) -> None:
         try:
             async with self._one_at_a_time:
-                if channel not in self._feeds:  # else somebody has come to listen meanwhile
+                if (
+                    channel not in self._feeds and self._pubsub is not None
+                ):  # else somebody has come to listen meanwhile
                     await self._pubsub.sunsubscribe(channel)
         except (RedisError, OSError) as error:  # with the connection the subscription is gone, too
             log.debug("unsubscribing failed", error=str(error))
@@ -143,7 +183,10 @@ class Listening:
     def _take(self, message: dict[str, Any] | None) -> None:
         if message is None:
             return
-        feeds = self._feeds.get(message["channel"].decode(), ())
+        channel = message["channel"].decode()
+        if message["type"] == "sunsubscribe" and channel == self._own:
+            raise ConnectionLost("the slot has moved to another server")
+        feeds = self._feeds.get(channel, ())
         if message["type"] == "ssubscribe":
             for feed in feeds:
                 if not feed.subscribed.done():

@@ -23,29 +23,37 @@ from services.gateway.replies import Replies
 from services.gateway.results import Results
 from shared.clock import ServerClock
 from shared.partitions import CONTROL, INBOX
-from shared.service import Worker, run
+from shared.service import Leave, Worker, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.texts.master_key import read_master_keys
 from shared.token_claims import token_keys
+
+# Who waits for a result is told in time that it is pending, before its connection is closed.
+LAST_ANSWERS_S = 1.0
 
 
 async def serve(settings: Settings) -> None:
     """Keep the doors until stopped."""
     assert settings.redis_url is not None, "the command line checks that"
     name = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
-    redis = connect(settings.redis_url, client_name=name, max_connections=128)
-    history = History(settings.database_url)
-    app, workers = compose(redis, history, name, settings)
+    redis = connect(settings.redis_url, client_name=name, min_replicas=settings.min_replicas, max_connections=128)
+    masters = read_master_keys(settings.master_key_file, settings.master_key_command)
+    history = History(settings.database_url, masters, settings.database_pooler)
+    app, workers, leave = compose(redis, history, name, settings)
     try:
-        await run("gateway", app, settings.gateway_host, settings.gateway_port, workers, settings)
+        await run("gateway", app, settings.gateway_host, settings.gateway_port, workers, settings, leave)
     finally:
         await history.close()
         await redis.aclose()
 
 
-def compose(redis: Redis, history: History, name: str, settings: Settings) -> tuple[FastAPI, list[Worker]]:
-    """The application, and what must run beside it. `name` is this gateway's alone, also after it has died."""
+def compose(redis: Redis, history: History, name: str, settings: Settings) -> tuple[FastAPI, list[Worker], Leave]:
+    """The application, what must run beside it, and what is to be called when it is about to stop.
+
+    `name` is this gateway's alone, also after it has died.
+    """
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
     acceptor, results = Acceptor(redis, Recognition(history), settings), Results(redis, settings.partitions)
     capacity, tokens = Capacity(redis), token_keys(settings)
@@ -80,4 +88,5 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
     ]
     if tokens is not None:
         workers.append(tokens.follow)
-    return application(door, redis, readiness), workers
+    waits_s = max(0.0, settings.drain_seconds - LAST_ANSWERS_S)
+    return application(door, redis, readiness), workers, partial(results.wind_up, waits_s)

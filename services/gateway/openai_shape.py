@@ -23,6 +23,7 @@ _STOPPED = frozenset(
         BlockReason.PROVIDER_BREAKER_OPEN,
         BlockReason.CONTROL_STALE,
         BlockReason.POLICY_ERROR,
+        BlockReason.LOG_LOST,
     }
 )
 _INVALID = frozenset(

@@ -16,7 +16,7 @@ from uuid import UUID
 import orjson
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from services.gateway.metrics import REPLIES
 from shared.events.decisions import TaskBlocked
@@ -24,7 +24,7 @@ from shared.events.outcomes import TaskFailed, TaskSucceeded
 from shared.events.results import END_EVENTS, TaskResult
 from shared.partitions import Partition
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS, script
+from shared.streams.connection import BLOCK_MS, passes, script
 from shared.streams.dead_letters import dead_letter
 from shared.streams.lease import Lease, Word
 from shared.streams.pipeline import ScriptPipeline
@@ -58,9 +58,9 @@ class ReplyWriter:
         about: list[Word] = [event_type, str(result.task_id), result.request_id, data]
         try:
             await self._pipeline.run(self._reply, [stream], [*self._bounds, *about])
-        except (OutOfMemoryError, ReadOnlyError):
-            raise  # this passes
         except ResponseError as error:
+            if passes(error):
+                raise
             log.warning("reply refused", stream=stream, task=str(result.task_id), problem=str(error))
             fields = {b"type": event_type.encode(), b"data": data}
             await self._pipeline.command(*dead_letter(stream, str(result.task_id), fields, f"no reply: {error}"))

@@ -55,7 +55,12 @@ class Results:
         self._watching: dict[str, set[asyncio.Queue[dict[str, Any]]]] = {}
         self._waiters = 0
         self._watchers = 0
+        self._until = float("inf")
         self.problems: dict[int, str | None] = dict.fromkeys(range(partitions), "has not read yet")
+
+    def wind_up(self, seconds: float) -> None:
+        """This gateway is about to stop: no wait takes longer than that from now on. The task goes on all the same."""
+        self._until = asyncio.get_running_loop().time() + seconds
 
     def readers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
         """A worker for each partition."""
@@ -91,7 +96,7 @@ class Results:
         """The result, or None when it does not come in time. While the log is out of reach it goes on waiting."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
-            left = deadline - asyncio.get_running_loop().time()
+            left = min(deadline, self._until) - asyncio.get_running_loop().time()
             done, _ = await asyncio.wait({future}, timeout=max(0.0, min(left, LOOK_S)))
             if done:
                 return future.result()

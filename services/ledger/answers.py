@@ -24,6 +24,7 @@ from services.ledger.keys import Refused
 from services.ledger.looking import STATEMENT_TIMEOUT_MS, as_json
 
 CSV = "text/csv"
+HTML = "text/html; charset=utf-8"
 PROBLEM = "application/problem+json"
 # One caller's view is not to be shown to another, and nothing in it to be run.
 PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -32,12 +33,15 @@ UNREACHABLE = (TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.I
 log = structlog.get_logger(__name__)
 
 
-def wants_csv(request: Request) -> bool:
-    """By `?format=csv`, or by the Accept header."""
+def asked_format(request: Request, *others: str) -> str:
+    """`json` or one of the others: by `?format=`, else by the Accept header. Raises Refused."""
     asked = request.query_params.get("format")
-    if asked not in (None, "json", "csv"):
-        raise Refused(422, f"format is json or csv, not {asked[:100]!r}")
-    return asked == "csv" or (asked is None and CSV in request.headers.get("accept", ""))
+    if asked in ("json", *others):
+        return str(asked)
+    if asked is not None:
+        raise Refused(422, f"format is {', '.join(('json', *others))}, not {asked[:100]!r}")
+    accepted = request.headers.get("accept", "")
+    return next((one for one in others if f"text/{one}" in accepted), "json")
 
 
 def plain(value: Any, status: int = 200) -> Response:
@@ -46,16 +50,26 @@ def plain(value: Any, status: int = 200) -> Response:
     return Response(body, status_code=status, media_type="application/json", headers=PRIVATE)
 
 
-def rows(request: Request, name: str, found: Sequence[dict[str, Any]], following: str | None = None) -> Response:
-    """Rows under `name`, with the cursor of the next page (in the header `Link` too, where a CSV's reader finds it)."""
+def rows(
+    request: Request,
+    name: str,
+    found: Sequence[dict[str, Any]],
+    following: str | None = None,
+    *,
+    key: str | None = None,
+) -> Response:
+    """Rows under `name`, with the cursor of the next page (in the header `Link` too, where a CSV's reader finds it).
+
+    With `key` they are under that, and the name is said beside them.
+    """
     headers = dict(PRIVATE)
     if following is not None:
         query = dict(request.query_params) | {"before": following}
         headers["Link"] = f'<{request.url.path}?{urlencode(query)}>; rel="next"'
-    if wants_csv(request):
+    if asked_format(request, "csv") == "csv":
         headers["Content-Disposition"] = f'attachment; filename="{name}.csv"'
         return Response(_csv(found), media_type=CSV, headers=headers)
-    body = {name: found, "next": following}
+    body = {name: found, "next": following} if key is None else {"name": name, key: found, "next": following}
     return Response(orjson.dumps(body, default=as_json), media_type="application/json", headers=headers)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
@@ -13,24 +13,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from services.ledger import lists, queries
-from services.ledger.answers import CSV, PROBLEM, handle_problems, plain, rows, wants_csv
-from services.ledger.keys import Doorkeeper, Refused, View
+from services.ledger import lists, queries, statements
+from services.ledger.answers import CSV, HTML, PRIVATE, PROBLEM, asked_format, handle_problems, plain, rows
+from services.ledger.costs import By, costs
+from services.ledger.keys import Doorkeeper, Refused, View, narrowed
 from services.ledger.lists import Listing, page
 from services.ledger.looking import looking
-from services.ledger.overview import Overview, fits
+from services.ledger.overview import Overview
+from services.ledger.series import Step, fits
 from services.ledger.sessions import Pool
+from services.ledger.spending import SPEND, SPEND_NOW
 from services.ledger.why import verdict
 from shared.events.tasks import TaskType
+from shared.texts.master_key import MasterKeys
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_TEXT = 300
+MAX_JUDGED = timedelta(days=7)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows of a page, at most.")]
 Id = Annotated[UUID, Path(description="The task's id.")]
 Before = Annotated[str | None, Query(max_length=lists.MAX_CURSOR, description="`next` of the page before.")]
+Month = Annotated[str | None, Query(max_length=10, description="As 2026-11, in UTC; this month.")]
 Text = Annotated[str | None, Query(min_length=1, max_length=MAX_TEXT)]
 Search = Annotated[
     str | None,
@@ -62,7 +68,9 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def build(pool: Pool, door: Doorkeeper, routes: Sequence[BaseRoute], overview: Overview) -> FastAPI:
+def build(
+    pool: Pool, door: Doorkeeper, routes: Sequence[BaseRoute], overview: Overview, masters: MasterKeys | None = None
+) -> FastAPI:
     """The ledger's HTTP application, with `routes` beside the read API."""
     app = FastAPI(
         title="Skeldir ledger",
@@ -78,8 +86,9 @@ def build(pool: Pool, door: Doorkeeper, routes: Sequence[BaseRoute], overview: O
     app.state.door = door
     handle_problems(app)
     _lists(app, pool)
-    _calls(app, pool)
+    _calls(app, pool, masters)
     _sums(app, pool, overview)
+    _bills(app, pool)
     return app
 
 
@@ -107,7 +116,7 @@ def _get(app: FastAPI, path: str, summary: str) -> Callable[[Endpoint], Endpoint
     )
 
 
-def _calls(app: FastAPI, pool: Pool) -> None:
+def _calls(app: FastAPI, pool: Pool, masters: MasterKeys | None) -> None:
     @_get(app, "/v1/calls", "Tasks and what became of them, newest first")
     async def calls(  # one parameter a filter
         request: Request,
@@ -142,20 +151,23 @@ def _calls(app: FastAPI, pool: Pool) -> None:
 
     @_get(app, "/v1/calls/{id}", "One task, with its output")
     async def call(view: Caller, id: Id) -> Response:
-        return plain(await _found(pool, view, id))
+        return plain(await _found(pool, masters, view, id))
 
     @_get(app, "/v1/calls/{id}/timeline", "Why a task ended as it did: the decision, what it saw, and every event")
     async def timeline(view: Caller, id: Id) -> Response:
-        found, events = await _found(pool, view, id), await queries.events(pool, view, id)
+        found, events = await _found(pool, masters, view, id), (await queries.events(pool, masters, view, id)).rows
         return plain({"call": found, "verdict": verdict(events), "events": events})
 
-    @_get(app, "/v1/events", "The events of one task")
-    async def events(request: Request, view: Caller, task_id: UUID) -> Response:
-        return rows(request, "events", await queries.events(pool, view, task_id))
+    @_get(app, "/v1/events", "The events of one task, in their order")
+    async def events(
+        request: Request, view: Caller, task_id: UUID, limit: Limit = MAX_LIMIT, before: Before = None
+    ) -> Response:
+        found = await queries.events(pool, masters, view, task_id, limit, before)
+        return rows(request, "events", found.rows, found.next)
 
 
-async def _found(pool: Pool, view: View, call_id: UUID) -> dict[str, Any]:
-    found = await queries.call(pool, view, call_id)
+async def _found(pool: Pool, masters: MasterKeys | None, view: View, call_id: UUID) -> dict[str, Any]:
+    found = await queries.call(pool, masters, view, call_id)
     if found is None:
         raise Refused(404, "no such call in view of this key")
     return found
@@ -187,6 +199,9 @@ def _lists(app: FastAPI, pool: Pool) -> None:
     listed("/v1/switches", "Kill switches, and whether they hold", lists.SWITCHES)
     listed("/v1/shutoffs", "Hourly shutoffs that hold", lists.SHUTOFFS)
     listed("/v1/limits", "Limits that operators set", lists.LIMITS)
+    listed("/v1/quotas", "Quotas in force", lists.QUOTAS)
+    listed("/v1/bounds", "Bounds of single tasks, by type", lists.BOUNDS)
+    listed("/v1/downgrades", "Which calls go to a cheaper model near the end of a budget", lists.DOWNGRADES)
     listed("/v1/uncertain", "Attempts whose end nobody knows, longest held first", lists.UNCERTAIN)
     listed("/v1/dead-letters", "Entries that could not be processed", lists.DEAD_LETTERS, operators_only=True)
     listed("/v1/reads", "Who looked at more than one user", lists.READS, operators_only=True)
@@ -202,35 +217,90 @@ def _lists(app: FastAPI, pool: Pool) -> None:
         until: Until = None,
     ) -> Response:
         wanted = {"window": window, "since": since, "until": until}
-        found = await page(pool, view, lists.SPEND, limit=limit, before=before, **wanted)
+        listing = SPEND_NOW if view.is_of_all and since is None and until is None else SPEND
+        found = await page(pool, view, listing, limit=limit, before=before, **wanted)
         return rows(request, "spend", found.rows, found.next)
 
 
 def _sums(app: FastAPI, pool: Pool, overview: Overview) -> None:
     @_get(app, "/v1/dashboards/{name}", "A dashboard")
-    async def dashboard(request: Request, view: Caller, name: str) -> Response:
-        found = await queries.dashboard(pool, view, name)
-        return rows(request, name, found) if wants_csv(request) else plain({"name": name, "rows": found})
-
-    @_get(app, "/v1/series", "Calls by end, and their cost, over time")
-    async def series(
-        request: Request,
-        view: Caller,
-        step: Literal["minute", "quarter", "hour", "day"] = "hour",
-        since: Since = None,
-        until: Until = None,
+    async def dashboard(
+        request: Request, view: Caller, name: str, limit: Limit = MAX_LIMIT, before: Before = None
     ) -> Response:
-        end = until or datetime.now(UTC)
-        start = since or end - timedelta(days=1)
+        found = await queries.dashboard(pool, view, name, limit, before)
+        return rows(request, name, found.rows, found.next, key="rows")
+
+    @_get(app, "/v1/series", "Calls by end, their cost and how long they took, over time")
+    async def series(
+        request: Request, view: Caller, step: Step = "hour", since: Since = None, until: Until = None
+    ) -> Response:
+        start, end = _times(since, until)
         if not fits(start, end, step):
             raise Refused(422, "since is before until, by at most 800 steps")
         await _noted(pool, view, "series")
         return rows(request, "series", await overview.series(view, start, end, step))
 
+    @_get(app, "/v1/anomalies", "Hours whose spend or failures were far from the usual for that hour")
+    async def anomalies(request: Request, view: Caller, since: Since = None, until: Until = None) -> Response:
+        start, end = _times(since, until)
+        if not timedelta() < end - start <= MAX_JUDGED:
+            raise Refused(422, f"since is before until, by at most {MAX_JUDGED.days} days")
+        await _noted(pool, view, "anomalies")
+        return rows(request, "anomalies", await overview.unusual(view, start, end))
+
     @_get(app, "/v1/overview", "What flows, what it costs, what is stopped, what waits for somebody")
     async def now(view: Caller) -> Response:
         await _noted(pool, view, "overview")
         return plain(await overview.look(view))
+
+
+def _times(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
+    """From when to when; the last day where nothing is said."""
+    end = until or datetime.now(UTC)
+    return since or end - timedelta(days=1), end
+
+
+def _bills(app: FastAPI, pool: Pool) -> None:
+    @_get(app, "/v1/costs", "What a month cost, and how its calls ended, the dearest first")
+    async def cost(
+        request: Request,
+        view: Caller,
+        by: By = "model",
+        month: Month = None,
+        limit: Limit = DEFAULT_LIMIT,
+        before: Before = None,
+    ) -> Response:
+        start = datetime.combine(_month(month), time(), UTC)
+        found = await page(pool, narrowed(view), costs(view, by), limit=limit, before=before, month=start)
+        return rows(request, "costs", found.rows, found.next)
+
+    @_get(app, "/v1/statement", "A tenant's month by user and model, exact: as JSON, CSV, or a page to print")
+    async def statement(request: Request, view: Caller, month: Month = None) -> Response:
+        if view.tenant_id is None or view.user_ids:
+            raise Refused(422, "a statement is of one whole tenant: give tenant_id, and no user")
+        wanted = asked_format(request, "csv", "html")
+        async with looking(pool, narrowed(view), "statement") as connection:
+            try:
+                found = await statements.read(connection, view.tenant_id, _month(month))
+            except statements.DoesNotAddUp as problem:
+                raise Refused(500, f"{problem}: run skeldir ledger verify") from problem
+        if wanted == "html":
+            headers = PRIVATE | {"Content-Security-Policy": statements.PAGE_POLICY}
+            return Response(statements.as_page(found, datetime.now(UTC)), media_type=HTML, headers=headers)
+        if wanted == "csv":
+            headers = PRIVATE | {"Content-Disposition": f'attachment; filename="statement-{found.month:%Y-%m}.csv"'}
+            return Response(statements.as_csv(found), media_type=CSV, headers=headers)
+        return plain(statements.as_record(found))
+
+
+def _month(text: str | None) -> date:
+    """Its first day; this month's where nothing is said. Raises Refused."""
+    if text is None:
+        return datetime.now(UTC).date().replace(day=1)
+    try:
+        return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError as error:
+        raise Refused(422, f"month is a year and a month, as 2026-11, not {text!r}") from error
 
 
 async def _noted(pool: Pool, view: View, what: str) -> None:

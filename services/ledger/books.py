@@ -9,6 +9,7 @@ from uuid import UUID
 from services.ledger.chain import heads
 from services.ledger.chain.link import chain_of, links, of_record
 from services.ledger.intake import Letter, Record, Skip
+from services.ledger.keyring import check_living, destroy
 from services.ledger.projections.rows import fold
 from services.ledger.sessions import Connection
 from services.ledger.upsert import write
@@ -35,7 +36,7 @@ _INSERT_EVENTS = (
     f"WITH moved AS (UPDATE event_chains SET length = ${len(_STORED) + 1}, head = ${len(_STORED) + 2} "
     f"WHERE chain = ${len(_STORED) + 3}) INSERT INTO events ({', '.join(_STORED)}) SELECT * FROM unnest("
     + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(_STORED.values(), start=1))
-    + ") ON CONFLICT (id) DO NOTHING"
+    + ") ON CONFLICT (id, time) DO NOTHING"
 )
 _LOCK_CHECKPOINTS = (
     "SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1::text[]) ORDER BY stream FOR UPDATE"
@@ -66,7 +67,9 @@ async def commit(
     letters: Sequence[Letter] = (),
     outbox: Outbox | None = None,
 ) -> int:
-    """Take all of it in one transaction; how many events were new. Raises Overtaken, or the driver's errors.
+    """Take all of it in one transaction; how many events were new.
+
+    Raises Overtaken, KeyDestroyed, or the driver's errors.
 
     An event whose id is in the books already is a duplicate: neither stored nor projected again.
     """
@@ -83,8 +86,10 @@ async def commit(
 
 
 async def take_in(connection: Connection, records: Sequence[Record]) -> list[Record]:
-    """Store and project, within the caller's transaction; those that were new."""
+    """Store and project, within the caller's transaction; those that were new. Raises KeyDestroyed, Overtaken."""
+    await check_living(connection, records)
     new = await _append(connection, records)
+    await destroy(connection, new)
     await write(connection, fold(patch for record in new for patch in record.patches))
     return new
 
@@ -120,7 +125,7 @@ async def _append(connection: Connection, records: Sequence[Record]) -> list[Rec
 
 async def _append_to(connection: Connection, chain: int, records: Sequence[Record]) -> list[Record]:
     """Store events of one chain behind its end, which is locked: so there is one order of them."""
-    head = await heads.lock(connection, chain, [record.id for record in records])
+    head = await heads.lock(connection, chain, {record.id: record.time for record in records})
     new = [record for record in records if record.id not in head.known]
     if not new:
         return new

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -22,12 +22,13 @@ class DashboardProblem(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Dashboard:
-    """One dashboard: its name, its CSV file, its columns, and its query."""
+    """One dashboard: its name, CSV file, columns and order, and the key (column to type) by which its pages are cut."""
 
     name: str
     file: str
     columns: tuple[str, ...]
     order: str
+    key: Mapping[str, str]
 
     @property
     def sql(self) -> str:
@@ -40,18 +41,21 @@ DASHBOARDS = (
         "01_monthly_spend.csv",
         ("tenant_id", "user_id", "month", "total_cost_cents", "total_calls"),
         "month, tenant_id, user_id",
+        {"tenant_id": "uuid", "user_id": "uuid", "month": "date"},
     ),
     Dashboard(
         "cache_hit_rate",
         "02_cache_hit_rate.csv",
         ("endpoint", "total_calls", "cache_hits", "cache_hit_rate_pct"),
         "endpoint",
+        {"endpoint": "text"},
     ),
     Dashboard(
         "breaker_shutoff_state",
         "03_breaker_shutoff_state.csv",
         ("state_type", "tenant_id", "user_id", "state_key", "state_value", "failure_count", "opened_at", "updated_at"),
         "state_type, tenant_id, user_id, state_key",
+        {"tenant_id": "uuid", "user_id": "uuid", "state_type": "text", "state_key": "text"},
     ),
     Dashboard(
         "provider_cost_latency",
@@ -70,6 +74,7 @@ DASHBOARDS = (
             "p99_latency_ms",
         ),
         "provider, model, status",
+        {"provider": "text", "model": "text", "status": "text"},
     ),
 )
 # Not among those that are exported, which must have a row: on a good day this one has none.
@@ -91,6 +96,7 @@ UNCERTAIN_ATTEMPTS = Dashboard(
         "held_since",
     ),
     "held_since, decision_id",
+    {"held_since": "text", "decision_id": "uuid"},
 )
 BY_NAME = {dashboard.name: dashboard for dashboard in (*DASHBOARDS, UNCERTAIN_ATTEMPTS)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 from uuid import UUID
 
 import orjson
@@ -22,6 +23,8 @@ from shared.events.registry import EVENTS, UndecodableEvent
 from shared.events.tasks import Storage, TaskRef
 from shared.partitions import CONTROL
 from shared.streams.read import Entry
+from shared.texts.cipher import DataKey
+from shared.texts.payload import encrypted, has_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Record:
     causation_id: UUID | None
     body: str
     patches: tuple[Patch, ...]
+    key_id: UUID | None = None
+    """The data key by which its texts are encrypted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +74,48 @@ class Letter:
     recorded_at: datetime
 
 
-def read_event(partition: int, stream: str, entry: Entry) -> Record | Skip:
-    """An entry of a partition's stream."""
+class KeyWanted(Exception):
+    """The entry can be read when the key of this tenant and user is at hand."""
+
+    def __init__(self, owner: tuple[UUID, UUID]) -> None:
+        super().__init__("a data key is wanted")
+        self.owner = owner
+
+
+class Keys(Protocol):
+    """The data keys at hand."""
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether texts are to be encrypted."""
+
+    def key_of(self, owner: tuple[UUID, UUID]) -> DataKey | None:
+        """The user's key, where it is at hand."""
+
+    def erased(self, owner: tuple[UUID, UUID], time: datetime) -> bool:
+        """Whether the texts of that time are to be gone."""
+
+
+def read_event(partition: int, stream: str, entry: Entry, keys: Keys | None = None) -> Record | Skip:
+    """An entry of a partition's stream, as the books keep it. Raises KeyWanted."""
     raw_id, fields = entry
     data = fields.get(b"data")
+    key = None
     try:
         event = EVENTS.decode(data)
-        if (storage := _storage(event.data)) != "full":
+        storage = _storage(event.data)
+        if keys is not None and keys.encrypts and storage != "none" and has_texts(event.data):
+            if event.tenantid is None or event.userid is None:
+                raise UndecodableEvent("it has texts, and names no tenant and user")
+            owner = (event.tenantid, event.userid)
+            if (key := keys.key_of(owner)) is None:
+                raise KeyWanted(owner)
+            if keys.erased(owner, event.time):
+                storage, key = "none", None
+        if storage != "full" or key is not None:
             raw = orjson.loads(data or b"")
-            data = orjson.dumps({**raw, "data": as_stored(raw["data"], storage)})
+            kept = as_stored(raw["data"], storage)
+            data = orjson.dumps({**raw, "data": kept if key is None else encrypted(kept, key)})
             event = EVENTS.decode(data)
         patches = tuple(project(event))
     except (UndecodableEvent, ValueError, OverflowError) as error:
@@ -98,6 +136,7 @@ def read_event(partition: int, stream: str, entry: Entry) -> Record | Skip:
         causation_id=event.causationid,
         body=data.decode(),
         patches=patches,
+        key_id=None if key is None else key.id,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from services.ledger.sessions import AUDITOR, OPERATOR, USER
@@ -36,9 +36,14 @@ class View:
         return self.role == OPERATOR
 
     @property
+    def is_of_all(self) -> bool:
+        """Whether it shows every tenant."""
+        return self.is_operator and self.tenant_id is None and not self.user_ids
+
+    @property
     def is_wide(self) -> bool:
-        """Whether it may show more than one user: such a look is written down."""
-        return self.role != USER
+        """Whether it may show more than one user, or is an operator's: such a look is written down."""
+        return self.role != USER or self.key.role == "operator"
 
 
 class Doorkeeper:
@@ -84,6 +89,18 @@ def view(key: Key, tenant_id: UUID | None, user_id: UUID | None) -> View:
     if user_id not in (None, key.user_id):
         raise Refused(403, "this key belongs to another user")
     return View(key, USER, key.tenant_id, (key.user_id,))
+
+
+def narrowed(view: View) -> View:
+    """The view with the eyes of whoever sees just what it is narrowed to, so that row-level security narrows it.
+
+    Raises Refused (422) for a user without a tenant.
+    """
+    if not view.is_operator or view.is_of_all:
+        return view
+    if view.tenant_id is None:
+        raise Refused(422, "give tenant_id beside user_id")
+    return replace(view, role=USER if view.user_ids else AUDITOR)
 
 
 def parse_id(name: str, value: str | None) -> UUID | None:

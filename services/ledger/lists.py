@@ -16,18 +16,21 @@ import orjson
 
 from services.ledger.keys import Refused, View
 from services.ledger.looking import Rows, looking, narrowing
-from services.ledger.sessions import Pool
+from services.ledger.sessions import Connection, Pool
 
 MAX_CURSOR = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One list. `key` (column to type) is unique and orders it; `narrow`: by tenant and user, where it has them."""
+    """One list. `key` (column to type) is unique and orders it; `narrow`: by tenant and user, where it has them.
+
+    `sources`: what its rows come from; each is asked for a page of its own, by its own indexes.
+    """
 
     name: str
     columns: str
-    source: str
+    sources: str | Sequence[str]
     key: Mapping[str, str]
     descending: bool = False
     filters: Mapping[str, str] = field(default_factory=dict)
@@ -64,36 +67,19 @@ CALLS = Listing(
         "q_prefix": "(starts_with(request_id, {0}) OR starts_with(correlation_id, {0}))",
     },
 )
-# Each cap as of its last change, users' and tenants' together.
-_BUDGETS = """(
-  SELECT 'user' AS scope, tenant_id, user_id, 'hour' AS budget_window, hour_start AS window_start,
-         total_cost_cents AS spent, reserved_cents AS reserved, threshold_cents AS cap, total_calls, updated_at
-  FROM llm_hourly_shutoff_state WHERE balance_version IS NOT NULL
-  UNION ALL
-  SELECT 'user', tenant_id, user_id, 'month', month::timestamp AT TIME ZONE 'UTC',
-         spent_cents, reserved_cents, cap_cents, total_calls, updated_at
-  FROM llm_monthly_budget_state
-  UNION ALL
-  SELECT 'tenant', tenant_id, NULL, budget_window, window_start,
-         spent_cents, reserved_cents, cap_cents, total_calls, updated_at
-  FROM tenant_budget_state
-) AS budgets"""
-SPEND = Listing(
-    "spend",
-    "scope, tenant_id, user_id, budget_window, window_start, trim_scale(spent) AS spent_cents, "
-    "trim_scale(reserved) AS reserved_cents, trim_scale(cap) AS cap_cents, "
-    "round(100 * (spent + reserved) / nullif(cap, 0), 2)::float8 AS used_pct, total_calls, updated_at, "
-    "coalesce(user_id::text, '*') AS owner",
-    _BUDGETS,
-    {
-        "window_start": "timestamptz",
-        "budget_window": "text",
-        "tenant_id": "uuid",
-        "coalesce(user_id::text, '*')": "text",
-    },
-    descending=True,
-    filters={"window": "budget_window = {}", "since": "window_start >= {}", "until": "window_start < {}"},
+# The months before it was accepted need not be looked through.
+_OF_TASK = (
+    "subject = {0}::text "
+    "AND time >= coalesce((SELECT created_at FROM llm_api_calls WHERE id = {0}::text::uuid), '-infinity')"
 )
+EVENTS = Listing(
+    "events",
+    "id, type, version, time, stream, entry_id, tenant_id, user_id, subject, correlation_id, causation_id, body",
+    "events",
+    {"time": "timestamptz", "seq": "bigint"},
+    filters={"task_id": _OF_TASK},
+)
+
 BREAKERS = Listing(
     "breakers",
     "tenant_id, user_id, breaker_key, state, failure_count, opened_at, last_trip_at, reason, updated_at",
@@ -124,6 +110,31 @@ LIMITS = Listing(
     "max_in_flight, actor, reason, updated_at",
     "tenant_limits",
     {"tenant_id": "uuid", "owner": "text"},
+)
+_ORDERED = "actor, reason, changed_at"
+QUOTAS = Listing(
+    "quotas",
+    "tenant_id, user_id, key_id, provider, model, task_type, unit, quota_window AS window, "
+    f'coalesce(most, trim_scale(most_cents)) AS "limit", shadow, {_ORDERED}',
+    "tenant_quotas",
+    {"tenant_id": "uuid", "quota_key": "text"},
+    always="in_force",
+)
+BOUNDS = Listing(
+    "bounds",
+    f"tenant_id, task_type, timeout_ms, trim_scale(max_cost_cents) AS max_cost_cents, max_tool_calls, {_ORDERED}",
+    "task_bounds",
+    {"bounds_key": "text"},
+    narrow=("tenant_id",),
+    always="in_force",
+)
+DOWNGRADES = Listing(
+    "downgrades",
+    'tenant_id, user_id, task_type, model_pattern AS model, to_model AS "to", from_percent AS percent, '
+    f"budget_window AS window, shadow, {_ORDERED}",
+    "downgrades",
+    {"tenant_id": "uuid", "downgrade_key": "text"},
+    always="in_force",
 )
 UNCERTAIN = Listing(
     "uncertain",
@@ -162,6 +173,26 @@ class Page:
 
 async def page(pool: Pool, view: View, listing: Listing, *, limit: int, before: str | None, **wanted: Any) -> Page:
     """One page. `wanted` are values of the listing's filters; None narrows nothing. Raises Refused (422)."""
+    async with looking(pool, view, listing.name) as connection:
+        return await read(connection, view, listing, limit=limit, before=before, **wanted)
+
+
+async def read(
+    connection: Connection, view: View, listing: Listing, *, limit: int, before: str | None, **wanted: Any
+) -> Page:
+    """The same, with the eyes that the connection has."""
+    sql, values = question(view, listing, limit, before, wanted)
+    found = [dict(row) for row in await connection.fetch(sql, *values)]
+    last: list[str] = []
+    for row in found:
+        last = [row.pop(f"key_{number}") for number in range(len(listing.key))]
+    return Page(found, _cursor(last) if len(found) == limit else None)
+
+
+def question(
+    view: View, listing: Listing, limit: int, before: str | None, wanted: Mapping[str, Any]
+) -> tuple[str, list[Any]]:
+    """SQL and parameters of one page."""
     conditions, values = [listing.always], list[Any]()
     named = dict(zip(("tenant_id", "user_id"), narrowing(view), strict=True))
     for column in listing.narrow:
@@ -180,16 +211,12 @@ async def page(pool: Pool, view: View, listing: Listing, *, limit: int, before: 
         conditions.append(f"({', '.join(listing.key)}) {'<' if listing.descending else '>'} ({', '.join(places)})")
     direction = " DESC" if listing.descending else ""
     keys = ", ".join(f"({column})::text AS key_{number}" for number, column in enumerate(listing.key))
-    sql = (
-        f"SELECT {listing.columns}, {keys} FROM {listing.source} WHERE {' AND '.join(conditions)} "
-        f"ORDER BY {', '.join(column + direction for column in listing.key)} LIMIT {limit}"
-    )
-    async with looking(pool, view, listing.name) as connection:
-        found = [dict(row) for row in await connection.fetch(sql, *values)]
-    last: list[str] = []
-    for row in found:
-        last = [row.pop(f"key_{number}") for number in range(len(listing.key))]
-    return Page(found, _cursor(last) if len(found) == limit else None)
+    narrowed = f"WHERE {' AND '.join(conditions)}"
+    cut = f"ORDER BY {', '.join(column + direction for column in listing.key)} LIMIT {limit}"
+    if isinstance(listing.sources, str):
+        return f"SELECT {listing.columns}, {keys} FROM {listing.sources} {narrowed} {cut}", values
+    pages = " UNION ALL ".join(f"(SELECT * FROM ({one}) AS one {narrowed} {cut})" for one in listing.sources)
+    return f"SELECT {listing.columns}, {keys} FROM ({pages}) AS found {cut}", values
 
 
 def _cursor(key: list[str]) -> str:

@@ -16,10 +16,13 @@ from services.ledger.chain.seal import read_private
 from services.ledger.console.logins import Logins
 from services.ledger.console.orders import Orders
 from services.ledger.console.routes import Console
+from services.ledger.keyring import Keyring
 from services.ledger.keys import Doorkeeper
 from services.ledger.measures import Measures
 from services.ledger.metrics import LEADS
+from services.ledger.months import MonthsAhead
 from services.ledger.overview import Overview
+from services.ledger.replica import Replica
 from services.ledger.reports import Reporter
 from services.ledger.sources import ControlSource, LetterSource, PartitionSource
 from services.ledger.trim import Trimmer
@@ -32,6 +35,7 @@ from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.texts.master_key import MasterKeys, read_master_keys
 from shared.token_claims import token_keys
 
 READERS = 8
@@ -41,36 +45,44 @@ SENDERS = 4
 async def serve(settings: Settings) -> None:
     """Write and answer until stopped."""
     assert settings.redis_url is not None and settings.database_url is not None, "the command line checks that"
+    masters = read_master_keys(settings.master_key_file, settings.master_key_command)
     owner = f"ledger-{os.getpid()}-{secrets.token_hex(4)}"
-    redis = connect(settings.redis_url, client_name=owner)
+    redis = connect(settings.redis_url, client_name=owner, min_replicas=settings.min_replicas)
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
+    pooler, read_url = settings.database_pooler, settings.database_read_url or settings.database_url
     async with (
-        sessions.pool(settings.database_url, name=owner, size=settings.partitions + 4) as writing,
-        sessions.pool(settings.database_url, name=f"{owner}-reads", size=READERS) as reading,
-        sessions.pool(settings.database_url, name=f"{owner}-webhooks", size=SENDERS) as sending,
+        sessions.pool(settings.database_url, name=owner, size=settings.partitions + 4, pooler=pooler) as writing,
+        sessions.pool(read_url, name=f"{owner}-reads", size=READERS, pooler=pooler) as readers,
+        sessions.pool(settings.database_url, name=f"{owner}-webhooks", size=SENDERS, pooler=pooler) as sending,
     ):
+        replica = Replica(readers, writing) if settings.database_read_url else None
+        reading = replica or readers
         outbox = Outbox(control, settings.webhook_max_waiting)
-        writers = make_writers(writing, redis, owner, settings, outbox)
+        writers = make_writers(writing, redis, owner, settings, outbox, masters)
 
-        trimmer, reporter = Trimmer(redis, clock, settings), Reporter(writing, redis)
+        trimmer, reporter = Trimmer(redis, writing, clock, settings), Reporter(writing, redis)
 
         def readiness() -> dict[str, str | None]:
             checks = {name: writer.problem for name, writer in writers.items()}
             keys = "the control stream cannot be read" if control.is_stale else None
-            return {"keys": keys, "database": reporter.problem, **checks}
+            read = {} if replica is None else {"replica": replica.problem}
+            return {"keys": keys, "database": reporter.problem, **read, **checks}
 
         LEADS.set_function(lambda: sum(1 for writer in writers.values() if writer.token))
         tokens = token_keys(settings)
         door = Doorkeeper(control, clock, tokens)
         overview = Overview(reading, redis, control, clock, settings.partitions)
         console = Console(reading, door, overview, Logins(clock), Orders(settings.gateway_url))
-        app = api.build(reading, door, health_routes(readiness), overview)
+        app = api.build(reading, door, health_routes(readiness), overview, masters)
         console.attach(app)
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
+        workers.append(MonthsAhead(writing).run)
         workers += [clock.first(trimmer.run), Sender(sending, control, outbox, settings).run, console.run]
         workers += [writer.run for writer in writers.values()]
         workers.append(clock.first(Measures(reading, redis, control, clock, settings.partitions).run))
+        if replica is not None:
+            workers.append(replica.run)
         if tokens is not None:
             workers.append(tokens.follow)
         try:
@@ -82,16 +94,24 @@ async def serve(settings: Settings) -> None:
 
 
 def make_writers(
-    pool: sessions.Pool, redis: Redis, owner: str, settings: Settings, outbox: Outbox | None = None
+    pool: sessions.Pool,
+    redis: Redis,
+    owner: str,
+    settings: Settings,
+    outbox: Outbox | None = None,
+    masters: MasterKeys | None = None,
 ) -> dict[str, Writer]:
     """A writer for each partition, one for the orders, one for the dead letters. Raises UnusableKey, OSError."""
     writers = {}
     key = None if settings.seal_key_file is None else read_private(settings.seal_key_file)
+    keyring = Keyring(masters)
     for number in range(settings.partitions):
         partition = Partition(number)
-        source = PartitionSource(partition)
+        source = PartitionSource(partition, keyring)
         lease = partition.lease("ledger")
-        writers[source.name] = Writer(pool, redis, source, lease, owner, settings, partition.ledger, outbox, key)
+        writers[source.name] = Writer(
+            pool, redis, source, lease, owner, settings, partition.ledger, outbox, key, keyring
+        )
     for other in (ControlSource(), LetterSource()):
         # The braces put the name under the same pattern as a partition's keys: what the ledger's user may touch.
         lease = f"{{skeldir:{other.name.replace(' ', '-')}}}:lease:ledger"

@@ -54,7 +54,14 @@ class Measures:
             began = time.monotonic()
             try:
                 await self.look()
-            except (RedisError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (
+                RedisError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+                TimeoutError,
+            ) as error:
                 log.warning("cannot measure", problem=f"{type(error).__name__}: {error}")
             await asyncio.sleep(max(EVERY_S, (time.monotonic() - began) / SHARE))
 

@@ -13,6 +13,8 @@ TRIMMED = Counter("skeldir_ledger_trimmed_total", "Entries removed from the log 
 WEBHOOKS = Counter("skeldir_ledger_webhooks_total", "Messages to webhooks, by what became of a try.", ["outcome"])
 LEADS = Gauge("skeldir_ledger_leads", "Partitions that this process writes.")
 
+REPLICA_LAG = Gauge("skeldir_ledger_replica_lag_seconds", "How far the replica that is read is behind its primary.")
+
 # What `measures.py` sees, of the whole system.
 READER_LAG = Gauge(
     "skeldir_lag_seconds", "Age of the oldest entry that this reader has not read.", ["partition", "reader"]

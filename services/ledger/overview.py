@@ -10,17 +10,22 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 from redis.asyncio import Redis
 
+from services.ledger.anomalies import DAYS, Seen, anomalies
 from services.ledger.keys import View
 from services.ledger.lag import lags
 from services.ledger.letters import waiting_letters
-from services.ledger.lists import BREAKERS, SHUTOFFS, SPEND, SWITCHES, Listing
-from services.ledger.looking import NARROW, looking, narrowing
+from services.ledger.lists import BREAKERS, SHUTOFFS, SWITCHES, Listing, read
+from services.ledger.looking import NARROW, Rows, looking, narrowing
+from services.ledger.series import Step, series
 from services.ledger.sessions import Connection, Pool
+from services.ledger.spending import SPEND_NOW
 from shared.clock import Clock
 from shared.events.decisions import BreakerState
 from shared.events.envelope import at
@@ -32,38 +37,11 @@ FRESH_S = 1.0
 SHARE = 0.1
 MAX_REMEMBERED = 64
 MOST = 20
-MAX_POINTS = 800
+# What was usual does not change from one look to the next.
+UNUSUAL_FRESH_S = 30.0
+# How many hours are looked at for the overview: the one that goes on, and those that have just ended.
+UNUSUAL_HOURS = 3
 
-_SECONDS = {"minute": 60, "quarter": 900, "hour": 3600, "day": 86_400}
-
-_SERIES = f"""
-SELECT date_bin(make_interval(secs => $3), created_at, 'epoch') AS time,
-       count(*) FILTER (WHERE status = 'success') AS success, count(*) FILTER (WHERE status = 'blocked') AS blocked,
-       count(*) FILTER (WHERE status = 'failed') AS failed, count(*) FILTER (WHERE status = 'pending') AS pending,
-       count(*) FILTER (WHERE was_cached) AS cached, trim_scale(coalesce(sum(cost_cents), 0)) AS cost_cents
-FROM llm_api_calls WHERE {NARROW} AND created_at >= $4 AND created_at < $5
-GROUP BY 1 ORDER BY 1
-"""
-# Steps of whole hours come from the rollups: of users where the view is one, else of tenants.
-_OF_USERS = f"call_sums_of_users WHERE {NARROW}"
-_OF_TENANTS = "call_sums_of_tenants WHERE ($1::uuid IS NULL OR tenant_id = $1) AND $2::uuid IS NULL"
-_HOURS = """
-SELECT date_bin(make_interval(secs => $3), hour, 'epoch') AS time,
-       coalesce(sum(calls) FILTER (WHERE status = 'success'), 0)::bigint AS success,
-       coalesce(sum(calls) FILTER (WHERE status = 'blocked'), 0)::bigint AS blocked,
-       coalesce(sum(calls) FILTER (WHERE status = 'failed'), 0)::bigint AS failed,
-       coalesce(sum(calls) FILTER (WHERE status = 'pending'), 0)::bigint AS pending,
-       sum(cached)::bigint AS cached, trim_scale(sum(cost_cents)) AS cost_cents
-FROM (
-  SELECT span_start AS hour, status, calls, cached, cost_cents FROM {sums}
-    AND span = 'hour' AND span_start >= $4 AND span_start < $5
-  UNION ALL
-  SELECT hour, 'pending', calls, 0, cost_cents FROM calls_under_way WHERE {narrow} AND hour >= $4 AND hour < $5
-) AS seen
-GROUP BY 1 ORDER BY 1
-"""
-_HOURS_OF_USERS = _HOURS.format(sums=_OF_USERS, narrow=NARROW)
-_HOURS_OF_TENANTS = _HOURS.format(sums=_OF_TENANTS, narrow=NARROW)
 _REASONS = f"""
 SELECT status, coalesce(block_reason, failure_reason) AS reason, count(*) AS calls
 FROM llm_api_calls
@@ -82,12 +60,14 @@ _MONTH = f"""
 SELECT trim_scale(coalesce(sum(total_cost_cents), 0)) AS cost_cents, coalesce(sum(total_calls), 0) AS calls
 FROM llm_monthly_costs WHERE {NARROW} AND month = date_trunc('month', now() AT TIME ZONE 'UTC')::date
 """
+_MONTH_OF_ALL = """
+SELECT trim_scale(coalesce(sum(cost_cents), 0)) AS cost_cents, coalesce(sum(attempted + cached), 0)::bigint AS calls
+FROM call_sums_of_all WHERE month = date_trunc('month', now(), 'UTC')
+"""
 _UNCERTAIN = f"""
 SELECT count(*) AS attempts, trim_scale(coalesce(sum(reserved_cents), 0)) AS held_cents
 FROM llm_budget_reservations WHERE {NARROW} AND state = 'held'
 """
-_NOW = "budget_window = 'hour' AND window_start = date_trunc('hour', now()) OR budget_window = 'month' "
-_NOW += "AND window_start = date_trunc('month', now())"
 
 
 class Overview:
@@ -103,55 +83,63 @@ class Overview:
 
     async def look(self, view: View) -> dict[str, Any]:
         """Everything at once, as fresh as it is cheap."""
-        states, flow = await asyncio.gather(
-            self._once(view, "states", lambda: self._states(view)), self._once(view, "flow", lambda: self._flow(view))
+        states, flow, unusual = await asyncio.gather(
+            self._once(view, "states", lambda: self._states(view)),
+            self._once(view, "flow", lambda: self._flow(view)),
+            self._once(view, "unusual", lambda: self._unusual(view), UNUSUAL_FRESH_S),
         )
-        found = {"at": at(self._clock.now_ms()), **states, **flow}
+        found = {"at": at(self._clock.now_ms()), **states, **flow, **unusual}
         if view.is_operator:
             found |= await self._once(view, "log", self._log)
         return found
 
-    async def series(self, view: View, since: datetime, until: datetime, step: str) -> list[dict[str, Any]]:
+    async def series(self, view: View, since: datetime, until: datetime, step: Step) -> Rows:
         """Calls by end, and their cost, for each step of time; steps in which nothing happened are there too."""
-        rows = await self._once(view, f"series {since} {until} {step}", lambda: self._series(view, since, until, step))
-        return list(rows["rows"])
+
+        async def ask() -> dict[str, Any]:
+            return {"rows": await series(self._pool, view, since, until, step)}
+
+        return list((await self._once(view, f"series {since} {until} {step}", ask))["rows"])
+
+    async def unusual(self, view: View, since: datetime, until: datetime) -> Rows:
+        """What was far from the usual for its hour, oldest first."""
+
+        async def ask() -> dict[str, Any]:
+            return {"rows": await self._anomalies(view, since, until)}
+
+        return list((await self._once(view, f"unusual {since} {until}", ask, UNUSUAL_FRESH_S))["rows"])
 
     async def _states(self, view: View) -> dict[str, Any]:
+        month, asked = (_MONTH_OF_ALL, ()) if view.is_of_all else (_MONTH, narrowing(view))
         async with looking(self._pool, view, None) as connection:
+            caps = await read(connection, view, SPEND_NOW, limit=MOST, before=None)
             return {
-                "caps": await _listed(
-                    connection, view, SPEND, f"cap > 0 AND ({_NOW})", "(spent + reserved) / cap DESC"
-                ),
+                "caps": [row for row in caps.rows if row["cap_cents"]],
                 "breakers": await _listed(connection, view, BREAKERS, "state <> 'closed'", "updated_at DESC"),
                 "switches": await _listed(
                     connection, view, SWITCHES, "engaged AND (until IS NULL OR until > now())", "changed_at DESC"
                 ),
                 "shutoffs": await _listed(connection, view, SHUTOFFS, SHUTOFFS.always, "updated_at DESC"),
                 "uncertain": dict(await connection.fetchrow(_UNCERTAIN, *narrowing(view))),
-                "month": dict(await connection.fetchrow(_MONTH, *narrowing(view))),
+                "month": dict(await connection.fetchrow(month, *asked)),
             }
 
     async def _flow(self, view: View) -> dict[str, Any]:
         until = datetime.now(UTC).replace(second=0, microsecond=0) + timedelta(minutes=1)
-        minutes = (await self._series(view, until - timedelta(hours=1), until, "minute"))["rows"]
+        minutes = await series(self._pool, view, until - timedelta(hours=1), until, "minute")
         async with looking(self._pool, view, None) as connection:
             recent = dict(await connection.fetchrow(_RECENT, *narrowing(view)))
             reasons = [dict(row) for row in await connection.fetch(_REASONS, *narrowing(view))]
         return {"minutes": minutes, "reasons": reasons, **recent}
 
-    async def _series(self, view: View, since: datetime, until: datetime, step: str) -> dict[str, Any]:
-        seconds = _SECONDS[step]
-        sql = _SERIES
-        if seconds % 3600 == 0:
-            since = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-            sql = _HOURS_OF_USERS if view.user_ids else _HOURS_OF_TENANTS
-        async with looking(self._pool, view, None) as connection:
-            rows = await connection.fetch(sql, *narrowing(view), seconds, since, until)
-        found = {row["time"]: dict(row) for row in rows}
-        empty = dict.fromkeys(("success", "blocked", "failed", "pending", "cached", "cost_cents"), 0)
-        first, last = int(since.timestamp()) // seconds, -(-int(until.timestamp()) // seconds)
-        times = (datetime.fromtimestamp(number * seconds, UTC) for number in range(first, last))
-        return {"rows": [found.get(moment, {"time": moment, **empty}) for moment in times]}
+    async def _unusual(self, view: View) -> dict[str, Any]:
+        now = at(self._clock.now_ms())
+        return {"unusual": await self._anomalies(view, now - timedelta(hours=UNUSUAL_HOURS - 1), now)}
+
+    async def _anomalies(self, view: View, since: datetime, until: datetime) -> Rows:
+        hours = await series(self._pool, view, since - timedelta(days=DAYS), until, "hour")
+        seen = {row["time"]: Seen(Decimal(row["cost_cents"]), Decimal(row["failed"])) for row in hours if _any(row)}
+        return [asdict(one) for one in anomalies(seen, since.astimezone(UTC), until)]
 
     async def _log(self) -> dict[str, Any]:
         still = await waiting_letters(self._redis, self._control.state)
@@ -162,14 +150,16 @@ class Overview:
             "dead_letters": {"waiting": len(still), "newest": still[:MOST]},
         }
 
-    async def _once(self, view: View, what: str, ask: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def _once(
+        self, view: View, what: str, ask: Callable[[], Awaitable[dict[str, Any]]], fresh_s: float = FRESH_S
+    ) -> dict[str, Any]:
         key = (view.role, *narrowing(view), what) if what != "log" else (what,)
         kept = self._remembered.get(key)
         if kept is None:
             kept = self._remembered[key] = _Remembered()
             if len(self._remembered) > MAX_REMEMBERED:
                 self._remembered.popitem(last=False)
-        return await kept.value(ask)
+        return await kept.value(ask, fresh_s)
 
 
 class _Remembered:
@@ -180,27 +170,25 @@ class _Remembered:
         self._answer: dict[str, Any] = {}
         self._until = 0.0
 
-    async def value(self, ask: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+    async def value(self, ask: Callable[[], Awaitable[dict[str, Any]]], fresh_s: float) -> dict[str, Any]:
         async with self._lock:
             began = time.monotonic()
             if began >= self._until:
                 self._answer = await ask()
                 ended = time.monotonic()
-                self._until = ended + max(FRESH_S, (ended - began) / SHARE)
+                self._until = ended + max(fresh_s, (ended - began) / SHARE)
             return self._answer
 
 
-def fits(since: datetime, until: datetime, step: str) -> bool:
-    """Whether that many steps can be shown at once."""
-    return 0 < (until - since).total_seconds() <= MAX_POINTS * _SECONDS[step]
+def _any(row: dict[str, Any]) -> bool:
+    return any(row[name] for name in ("success", "blocked", "failed", "pending"))
 
 
 async def _listed(
     connection: Connection, view: View, listing: Listing, condition: str, order: str
 ) -> list[dict[str, Any]]:
-    sql = (
-        f"SELECT {listing.columns} FROM {listing.source} WHERE {NARROW} AND ({condition}) ORDER BY {order} LIMIT {MOST}"
-    )
+    narrowed = f"WHERE {NARROW} AND ({condition})"
+    sql = f"SELECT {listing.columns} FROM {listing.sources} {narrowed} ORDER BY {order} LIMIT {MOST}"
     return [dict(row) for row in await connection.fetch(sql, *narrowing(view))]
 
 

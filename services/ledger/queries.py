@@ -7,46 +7,61 @@ from uuid import UUID
 
 import orjson
 
-from services.ledger.dashboards import BY_NAME
-from services.ledger.keys import Refused, View
-from services.ledger.lists import CALL_DETAIL
-from services.ledger.looking import NARROW, Rows, ask, looking
+from services.ledger.dashboards import BY_NAME, Dashboard
+from services.ledger.keys import Refused, View, narrowed
+from services.ledger.lists import CALL_DETAIL, EVENTS, Listing, Page, page, read
+from services.ledger.looking import NARROW, looking, narrowing
 from services.ledger.sessions import Pool
+from shared.texts.cipher import keys_in
+from shared.texts.data_keys import open_keys
+from shared.texts.master_key import MasterKeys
+from shared.texts.payload import decrypted
+from shared.texts.row import keys_of_row, readable_row
 
-EVENT_COLUMNS = (
-    "id, type, version, time, stream, entry_id, tenant_id, user_id, subject, correlation_id, causation_id, body"
-)
 MAX_EVENTS = 1000
 
 
-async def call(pool: Pool, view: View, call_id: UUID) -> dict[str, Any] | None:
+async def call(pool: Pool, masters: MasterKeys | None, view: View, call_id: UUID) -> dict[str, Any] | None:
     """One call with its output, or None where there is none in view."""
     sql = f"SELECT {CALL_DETAIL} FROM llm_api_calls WHERE {NARROW} AND id = $3"
-    rows = await ask(pool, view, f"calls/{call_id}", sql, call_id)
-    for row in rows:
+    async with looking(pool, view, f"calls/{call_id}") as connection:
+        found = await connection.fetchrow(sql, *narrowing(view), call_id)
+        if found is None:
+            return None
+        row = dict(found)
         for name in ("reasoning_trace_ref", "response_metadata_ref", "request_metadata_ref"):
             row[name] = None if row[name] is None else orjson.loads(row[name])
-    return rows[0] if rows else None
+        keys = await open_keys(connection, masters, keys_of_row(row))
+    return readable_row(row, keys)
 
 
-async def events(pool: Pool, view: View, task_id: UUID) -> Rows:
+async def events(
+    pool: Pool,
+    masters: MasterKeys | None,
+    view: View,
+    task_id: UUID,
+    limit: int = MAX_EVENTS,
+    before: str | None = None,
+) -> Page:
     """The events of a task, in the order in which they happened."""
-    rows = await ask(
-        pool,
-        view,
-        f"events?task_id={task_id}",
-        f"SELECT {EVENT_COLUMNS} FROM events WHERE {NARROW} AND subject = $3 ORDER BY time, seq LIMIT {MAX_EVENTS}",
-        str(task_id),
-    )
-    for row in rows:
-        row["data"] = orjson.loads(row.pop("body")).get("data")
-    return rows
+    async with looking(pool, view, f"events?task_id={task_id}") as connection:
+        found = await read(connection, view, EVENTS, limit=limit, before=before, task_id=str(task_id))
+        keys = await open_keys(connection, masters, {key for row in found.rows for key in keys_in(row["body"])})
+    for row in found.rows:
+        data = orjson.loads(row.pop("body")).get("data")
+        row["data"] = decrypted(data, keys) if isinstance(data, dict) else data
+    return found
 
 
-async def dashboard(pool: Pool, view: View, name: str) -> Rows:
-    """The rows of a dashboard. Raises Refused (404) for an unknown name."""
+async def dashboard(pool: Pool, view: View, name: str, limit: int, before: str | None) -> Page:
+    """A page of a dashboard's rows. Raises Refused (404) for an unknown name."""
     wanted = BY_NAME.get(name)
     if wanted is None:
         raise Refused(404, f"no dashboard {name[:100]!r}; there are {', '.join(BY_NAME)}")
-    async with looking(pool, view, f"dashboards/{name}") as connection:
-        return [dict(row) for row in await connection.fetch(wanted.sql)]
+    return await page(pool, narrowed(view), list_of(wanted), limit=limit, before=before)
+
+
+def list_of(dashboard: Dashboard) -> Listing:
+    """A dashboard as a list, which the reader's own eyes narrow."""
+    name, columns = dashboard.name, ", ".join(dashboard.columns)
+    return Listing(f"dashboards/{name}", columns, f"dashboard_{name}", dashboard.key, narrow=())

@@ -9,11 +9,7 @@ from typing import Any
 
 from shared.detectors import redact, redact_all
 from shared.events.tasks import Storage
-
-# Of a prompt that is not stored: what says how the model was asked, and not what.
-_NAMES_KEPT = frozenset({"model"})
-_TEXTS = ("output_text", "detail")
-_TREES = ("reasoning_trace", "response_metadata")
+from shared.texts.payload import TEXTS, TREES, outline
 
 
 def as_stored(payload: dict[str, Any], storage: Storage) -> dict[str, Any]:
@@ -24,22 +20,14 @@ def as_stored(payload: dict[str, Any], storage: Storage) -> dict[str, Any]:
     task = payload.get("task")
     if isinstance(task, dict) and isinstance(task.get("prompt"), dict):
         kept["task"] = {**task, "prompt": _tree(task["prompt"], storage)}
-    for name in _TEXTS:
+    for name in TEXTS:
         if isinstance(payload.get(name), str):
             kept[name] = redact(payload[name]) if storage == "redacted" else ""
-    for name in _TREES:
+    for name in TREES:
         if payload.get(name) is not None:
             kept[name] = _tree(payload[name], storage)
     return kept
 
 
 def _tree(value: Any, storage: Storage) -> Any:
-    if storage == "redacted":
-        return redact_all(value)
-    if not isinstance(value, dict):
-        return None
-    return {
-        name: member
-        for name, member in value.items()
-        if isinstance(member, bool | int | float) or (name in _NAMES_KEPT and isinstance(member, str))
-    }
+    return redact_all(value) if storage == "redacted" else outline(value)

@@ -1,11 +1,12 @@
 """The rollups of calls: their tables, and whether they are what the calls give.
 
-PostgreSQL keeps them: triggers on `llm_api_calls` (migration 0009) add what a row is and take away what it was, in the
-statement that writes it. So a late result, or an end that comes before its beginning, moves them too.
+PostgreSQL keeps them: triggers on `llm_api_calls` (migrations 0009 and 0014) add what a row is and take away what it
+was, in the statement that writes it. So a late result, or an end that comes before its beginning, moves them too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from services.ledger.sessions import Connection
@@ -33,56 +34,100 @@ _SUMS = {
     "latency_ms": "coalesce(sum(latency_ms) FILTER (WHERE attempted), 0)",
     "cost_cents": "sum(cost_cents)",
 }
-_BY_WHAT = ("span", "span_start", "provider", "model", "task_type", "status", "reason")
+_WHAT = ("provider", "model", "task_type", "status", "reason")
+_BY_WHAT = ("span", "span_start", *_WHAT)
 _BY_LATENCY = ("month", "provider", "model", "status", "latency_from_ms")
+# What adds others up: users' sums are checked by the calls, tenants' by the users', and so on.
+_USERS_HOURS = "SELECT span_start AS hour, sums.* FROM call_sums_of_users AS sums WHERE span = 'hour'"
+_MONTHS = "SELECT span_start AS month, sums.* FROM call_sums_of_tenants AS sums WHERE span = 'month'"
+_ENDS = {end: f"coalesce(sum(calls) FILTER (WHERE status = '{end}'), 0)" for end in ("success", "blocked", "failed")}
 
 
 @dataclass(frozen=True, slots=True)
 class Rollup:
-    """A table: by what it groups, what it sums, and the rows that it is of."""
+    """A table: by what it groups, what it sums and how, and the rows that it is of.
+
+    `in_parts`: a key may have several rows, whose sum counts; a sum of nothing is no row.
+    """
 
     name: str
     key: tuple[str, ...]
-    sums: tuple[str, ...]
+    sums: Mapping[str, str]
     source: str
+    in_parts: bool = False
+
+    @property
+    def by_calls(self) -> str:
+        """A query for what the table should hold."""
+        sums = ", ".join(f"{how} AS {name}" for name, how in self.sums.items())
+        return f"SELECT {', '.join(self.key)}, {sums} FROM ({self.source}) AS calls GROUP BY {', '.join(self.key)}"
 
     @property
     def differences(self) -> str:
         """A query for the groups that are not what the calls give."""
-        key, by = ", ".join(self.key), ", ".join(map(str, range(1, len(self.key) + 1)))
-        wanted = ", ".join(f"{_SUMS[name]} AS {name}" for name in self.sums)
+        key = ", ".join(self.key)
         differs = " OR ".join(f"old.{name} IS DISTINCT FROM new.{name}" for name in self.sums)
         told = ", ".join(f"'{name}', old.{name}, 'by the calls', new.{name}" for name in self.sums)
+        kept = self.name
+        if self.in_parts:
+            sums, some = _added(self.sums), " OR ".join(f"sum({name}) <> 0" for name in self.sums)
+            sums_of = ", ".join(f"{how} AS {name}" for name, how in sums.items())
+            kept = f"(SELECT {key}, {sums_of} FROM {self.name} GROUP BY {key} HAVING {some})"
         return (
-            f"SELECT concat_ws(' ', '{self.name}', {key}), concat_ws(' ', {told}) FROM {self.name} AS old "
-            f"FULL JOIN (SELECT {key}, {wanted} FROM ({self.source}) AS calls GROUP BY {by}) AS new USING ({key}) "
-            f"WHERE {differs}"
+            f"SELECT concat_ws(' ', '{self.name}', {key}), concat_ws(' ', {told}) FROM {kept} AS old "
+            f"FULL JOIN ({self.by_calls}) AS new USING ({key}) WHERE {differs}"
         )
 
 
+def _added(names: Iterable[str]) -> dict[str, str]:
+    """Sums of sums."""
+    return {name: f"sum({name})" for name in names}
+
+
+# Each after those that it is summed from.
 ROLLUPS = (
     Rollup(
         "calls_under_way",
         ("tenant_id", "user_id", "hour", "provider", "model", "task_type"),
-        ("calls", "cost_cents"),
+        {name: _SUMS[name] for name in ("calls", "cost_cents")},
         f"SELECT * FROM ({_CALLS}) AS calls WHERE status = 'pending'",
     ),
-    Rollup("call_sums_of_users", ("tenant_id", "user_id", *_BY_WHAT), tuple(_SUMS), _ENDED),
-    Rollup("call_sums_of_tenants", ("tenant_id", *_BY_WHAT), tuple(_SUMS), _ENDED),
-    Rollup("call_latencies_of_users", ("tenant_id", "user_id", *_BY_LATENCY), ("calls",), _ATTEMPTED),
-    Rollup("call_latencies_of_tenants", ("tenant_id", *_BY_LATENCY), ("calls",), _ATTEMPTED),
+    Rollup("call_sums_of_users", ("tenant_id", "user_id", *_BY_WHAT), _SUMS, _ENDED),
+    Rollup("call_latencies_of_users", ("tenant_id", "user_id", *_BY_LATENCY), {"calls": "count(*)"}, _ATTEMPTED),
+    Rollup(
+        "call_sums_of_tenants",
+        ("tenant_id", *_BY_WHAT),
+        _added(_SUMS),
+        "SELECT * FROM call_sums_of_users WHERE span = 'month'",
+    ),
+    Rollup("call_hours_of_tenants", ("tenant_id", "hour", "status"), _added(_SUMS), _USERS_HOURS),
+    Rollup(
+        "call_latencies_of_tenants",
+        ("tenant_id", *_BY_LATENCY),
+        _added(("calls",)),
+        "SELECT * FROM call_latencies_of_users",
+    ),
+    Rollup("call_totals_of_tenants", ("tenant_id", "month"), {**_ENDS, **_added(("cost_cents",))}, _MONTHS),
+    Rollup(
+        "call_hours_of_all", ("hour", "status"), _added(_SUMS), "SELECT * FROM call_hours_of_tenants", in_parts=True
+    ),
+    Rollup("call_sums_of_all", ("month", *_WHAT), _added(_SUMS), _MONTHS, in_parts=True),
+    Rollup(
+        "call_latencies_of_all",
+        _BY_LATENCY,
+        _added(("calls",)),
+        "SELECT * FROM call_latencies_of_tenants",
+        in_parts=True,
+    ),
 )
 
 
 async def sum_again(connection: Connection) -> None:
     """Make every rollup the sums of the calls, within the caller's transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock(sums_of_all_lock())")
     for one in ROLLUPS:
-        key, by = ", ".join(one.key), ", ".join(map(str, range(1, len(one.key) + 1)))
         await connection.execute(f"DELETE FROM {one.name}")
-        await connection.execute(
-            f"INSERT INTO {one.name} ({key}, {', '.join(one.sums)}) "
-            f"SELECT {key}, {', '.join(_SUMS[name] for name in one.sums)} FROM ({one.source}) AS calls GROUP BY {by}"
-        )
+        await connection.execute(f"INSERT INTO {one.name} ({', '.join((*one.key, *one.sums))}) {one.by_calls}")
 
 
 async def differences(connection: Connection) -> list[Found]:

@@ -1,88 +1,184 @@
 """Are the tables what the events give, column for column? Folds the events again and compares, without writing.
 
-Rows of a task are folded task by task (`events_by_subject`), so memory holds a page of tasks. Rows of users and windows
-are folded over all events: one for each user and window.
+A row is held against its table when no event has touched it for a while (`projections/at_rest.py`); one that is not
+equal then waits for its next event. What is not equal at the end is folded once more from all events of its owner, and
+that counts. So memory holds what was touched lately, and what is not finished.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import cache
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+from uuid import UUID
 
+from services.ledger import event_pages
+from services.ledger.event_pages import WHOLE, Share
 from services.ledger.projections import TABLES, project
-from services.ledger.projections.calls import CALLS
-from services.ledger.projections.control import project as project_order
-from services.ledger.projections.materialisations import BUDGET_JOBS, INVESTIGATIONS
-from services.ledger.projections.reservations import RESERVATIONS
-from services.ledger.projections.rows import Patch, Tables, fold
+from services.ledger.projections.at_rest import Folding
+from services.ledger.projections.control import KEYS, KILL_SWITCHES, LIMITS, project_all
+from services.ledger.projections.rows import Key, Patch, Row, Table, Tables, fold
 from services.ledger.sessions import Connection
 from services.ledger.upsert import parameters, row_as_stored
-from shared.control_state import ControlState, evolve, order_of
-from shared.events.control import parse_control
+from shared.events.envelope import Envelope
 from shared.events.registry import EVENTS
 
-TASK_TABLES = (CALLS, RESERVATIONS, INVESTIGATIONS, BUDGET_JOBS)
 PAGE = 2000
-
-Found = tuple[str, str]
-
-_BY_TASK = "SELECT subject, body FROM events WHERE partition IS NOT NULL ORDER BY tenant_id, subject"
-
-
-async def differences(connection: Connection) -> list[Found]:
-    """Each row that is not what the events give: which, and in what columns."""
-    found: list[Found] = []
-    counts = dict.fromkeys((table.name for table in TABLES), 0)
-    of_users: Tables = {}
-    orders = await connection.fetch("SELECT entry_id, body FROM events WHERE partition IS NULL")
-    fold(_orders(orders), of_users)
-    of_tasks: Tables = {}
-    cursor = await connection.cursor(_BY_TASK)
-    last: str | None = None
-    while page := await cursor.fetch(PAGE):
-        for row in page:
-            if row["subject"] != last:
-                if sum(map(len, of_tasks.values())) >= PAGE:
-                    found += await _compared(connection, of_tasks, counts)
-                    of_tasks = {}
-                last = row["subject"]
-            patches = project(EVENTS.decode(row["body"]))
-            fold((one for one in patches if one.table in TASK_TABLES), of_tasks)
-            fold((one for one in patches if one.table not in TASK_TABLES), of_users)
-    found += await _compared(connection, of_tasks, counts)
-    found += await _compared(connection, of_users, counts)
-    for table in TABLES:
-        rows = await connection.fetchval(f"SELECT count(*) FROM {table.name}")
-        missing = sum(name == table.name and problem == NO_ROW for name, problem in _problems(found))
-        if rows != counts[table.name] - missing:
-            found.append((table.name, f"{rows} rows, of which {counts[table.name] - missing} are from events"))
-    return found
-
-
+TURN = 20_000
+"""How many rows are touched before those that were not come to rest."""
 NO_ROW = "no row in the table"
 
+Found = tuple[str, str]
+Projection = Callable[[Envelope], Iterable[Patch]]
+_OF_ORDERS = (KILL_SWITCHES, LIMITS, KEYS)
+"""Written by orders alone; some of their rows are of no tenant."""
 
-def _problems(found: Iterable[Found]) -> Iterator[tuple[str, str]]:
-    for subject, problem in found:
-        yield subject.partition(" ")[0], problem
+
+class EventReader(Protocol):
+    """A check that reads events, of a share of the tenants: all of them, or those that it names the types of."""
+
+    async def take(self, events: Sequence[Envelope]) -> None:
+        """The next page."""
+
+    async def finish(self) -> list[Found]:
+        """What is wrong."""
 
 
-async def _compared(connection: Connection, tables: Tables, counts: dict[str, int]) -> list[Found]:
+async def differences(connection: Connection, share: Share = WHOLE) -> list[Found]:
+    """Each row that is not what the events give: which, and in what columns. Within the caller's transaction."""
+    reader = await every_row(connection, share)
+    async for _, page in event_pages.of_share(connection, share):
+        await reader.take([EVENTS.decode(body) for body in page])
+    return await reader.finish()
+
+
+async def every_row(connection: Connection, share: Share) -> SameRows:
+    """A reader of all events, for all tables; orders are read here."""
+    of_orders = fold(project_all(await event_pages.of_control(connection)))
+    alone: Tables = {table.name: of_orders.pop(table.name, {}) for table in _OF_ORDERS}
+    tenants = {row["tenant_id"] for rows in of_orders.values() for row in rows.values()}
+    mine = await _of_share(connection, share, tenants)
+    by_name = {table.name: table for table in TABLES}
+    orders = [
+        Patch(by_name[name], row)
+        for name, rows in of_orders.items()
+        for row in rows.values()
+        if row["tenant_id"] in mine
+    ]
+    tables = [table for table in TABLES if table not in _OF_ORDERS]
+    found = await _only_orders(connection, alone) if share.number == 0 else []
+    return SameRows(connection, share, tables, project, orders=orders, found=found)
+
+
+class SameRows:
+    """Holds the rows of some tables against what is folded. `which`: SQL, the rows that are to be there."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        share: Share,
+        tables: Sequence[Table],
+        projection: Projection,
+        *,
+        which: str = "true",
+        orders: Sequence[Patch] = (),
+        found: Sequence[Found] = (),
+    ) -> None:
+        self._connection = connection
+        self._share = share
+        self._tables = {table.name: table for table in tables}
+        self._project = projection
+        self._which = which
+        self._orders = orders
+        self._found = list(found)
+        self._folding = Folding()
+        self._folding.take(orders)
+        self._there: Counter[str] = Counter()
+        """How many rows of each table were found in it."""
+
+    async def take(self, events: Sequence[Envelope]) -> None:
+        """Fold a page of events; compare what has come to rest."""
+        self._folding.take(patch for event in events for patch in self._project(event))
+        if self._folding.size >= TURN:
+            await self._rest()
+
+    async def finish(self) -> list[Found]:
+        """What is wrong, when there are no more events."""
+        await self._rest()
+        await self._rest()
+        for owner, keys in self._unequal().items():
+            await self._fold_again(*owner, keys)
+        for name in self._tables:
+            count = f"SELECT count(*) FROM {name} WHERE {self._share.condition} AND {self._which}"
+            rows = await self._connection.fetchval(count)
+            if rows != self._there[name]:
+                self._found.append((name, f"{rows} rows, of which {self._there[name]} are from events"))
+        return self._found
+
+    async def _rest(self) -> None:
+        for name, rows in self._folding.turn().items():
+            unequal = {key for key, _, _ in await self._compared(name, rows)}
+            for key, row in rows.items():
+                if key in unequal:
+                    self._folding.keep(name, key, row)
+                else:
+                    self._there[name] += 1
+
+    def _unequal(self) -> dict[tuple[UUID, UUID | None], set[tuple[str, Key]]]:
+        """The rows that are not as their last events make them, by their owners."""
+        found: dict[tuple[UUID, UUID | None], set[tuple[str, Key]]] = {}
+        for name, key, row in self._folding.kept():
+            found.setdefault((row["tenant_id"], row.get("user_id")), set()).add((name, key))
+        return found
+
+    async def _fold_again(self, tenant_id: UUID, user_id: UUID | None, keys: set[tuple[str, Key]]) -> None:
+        """Some rows of an owner, from all of their events."""
+        tables: Tables = fold(self._only(keys, self._orders))
+        async for page in event_pages.of_owner(self._connection, tenant_id, user_id):
+            events = map(EVENTS.decode, page)
+            fold(self._only(keys, (patch for event in events for patch in self._project(event))), tables)
+        for name, rows in tables.items():
+            for _, subject, problem in await self._compared(name, rows):
+                self._found.append((f"{name} {subject}", problem))
+                self._there[name] += problem != NO_ROW
+
+    def _only(self, keys: set[tuple[str, Key]], patches: Iterable[Patch]) -> Iterator[Patch]:
+        return (patch for patch in patches if (patch.table.name, patch.table.key_of(patch.row)) in keys)
+
+    async def _compared(self, name: str, rows: dict[Key, Row]) -> list[tuple[Key, str, str]]:
+        return await _compared(self._connection, self._tables[name], rows)
+
+
+async def _only_orders(connection: Connection, tables: Tables) -> list[Found]:
+    """What is wrong in tables that have no other events than orders."""
     found: list[Found] = []
-    for table in TABLES:
-        patches = list(tables.get(table.name, {}).values())
-        counts[table.name] += len(patches)
-        for at in range(0, len(patches), PAGE):
-            rows = await connection.fetch(comparison(table.name), *parameters(table, patches[at : at + PAGE]))
-            found += [(f"{table.name} {row['subject']}", row["problem"]) for row in rows]
+    for table in _OF_ORDERS:
+        wrong = await _compared(connection, table, tables[table.name])
+        found += [(f"{table.name} {subject}", problem) for _, subject, problem in wrong]
+        there = len(tables[table.name]) - sum(problem == NO_ROW for _, _, problem in wrong)
+        rows = await connection.fetchval(f"SELECT count(*) FROM {table.name}")
+        if rows != there:
+            found.append((table.name, f"{rows} rows, of which {there} are from events"))
     return found
 
 
-@cache
-def comparison(name: str) -> str:
-    """A query for the rows of the table of that name that differ from those in its parameters."""
-    table = next(table for table in TABLES if table.name == name)
+async def _of_share(connection: Connection, share: Share, tenants: Iterable[UUID]) -> set[UUID]:
+    query = f"SELECT tenant_id FROM unnest($1::uuid[]) AS one (tenant_id) WHERE {share.condition}"
+    return {row["tenant_id"] for row in await connection.fetch(query, list(tenants))}
+
+
+async def _compared(connection: Connection, table: Table, rows: dict[Key, Row]) -> list[tuple[Key, str, str]]:
+    """The rows that are not so in the table: key, key as text, and in what columns."""
+    found: list[tuple[Key, str, str]] = []
+    keys, values = list(rows), list(rows.values())
+    for at in range(0, len(keys), PAGE):
+        wrong: list[Any] = await connection.fetch(comparison(table), *parameters(table, values[at : at + PAGE]))
+        found += [(keys[at + row["number"] - 1], row["subject"], row["problem"]) for row in wrong]
+    return found
+
+
+def comparison(table: Table) -> str:
+    """A query for the rows of the table that differ from those in its parameters."""
     names, values, arrays = row_as_stored(table)
     same = " AND ".join(f"old.{key} = new.{key}" for key in table.key)
     differs = ", ".join(
@@ -93,16 +189,8 @@ def comparison(name: str) -> str:
     subject = ", ".join(f"new.{key}" for key in table.key)
     first = next(iter(table.key))
     return (
-        f"SELECT * FROM (SELECT concat_ws(' ', {subject}) AS subject, "
+        f"SELECT * FROM (SELECT number, concat_ws(' ', {subject}) AS subject, "
         f"CASE WHEN old.{first} IS NULL THEN '{NO_ROW}' ELSE concat_ws(', ', {differs}) END AS problem "
-        f"FROM unnest({', '.join(arrays)}) AS new ({', '.join(names)}) LEFT JOIN {name} AS old ON {same}) AS found "
-        "WHERE problem <> ''"
+        f"FROM unnest({', '.join(arrays)}) WITH ORDINALITY AS new ({', '.join(names)}, number) "
+        f"LEFT JOIN {table.name} AS old ON {same}) AS found WHERE problem <> ''"
     )
-
-
-def _orders(rows: Iterable[Any]) -> Iterator[Patch]:
-    state = ControlState()
-    for row in sorted(rows, key=lambda row: order_of(row["entry_id"])):
-        order = parse_control(row["body"])
-        yield from project_order(state, row["entry_id"], order)
-        state = evolve(state, row["entry_id"], order)

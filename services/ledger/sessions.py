@@ -9,6 +9,8 @@ from uuid import UUID
 
 import asyncpg
 
+from shared.pooler import Pooler, pool_options
+
 # The driver's own types are not generic at run time; a pool lends proxies that behave as connections.
 Connection: TypeAlias = Any
 Pool: TypeAlias = Any
@@ -20,7 +22,7 @@ AUDITOR = "skeldir_auditor"
 OPERATOR = "skeldir_operator"
 
 
-def pool(database_url: str, *, name: str, size: int) -> Pool:
+def pool(database_url: str, *, name: str, size: int, pooler: Pooler | None = None) -> Pool:
     """A pool, not yet open: `await` it, or enter it."""
     return asyncpg.create_pool(
         database_url,
@@ -29,6 +31,7 @@ def pool(database_url: str, *, name: str, size: int) -> Pool:
         command_timeout=COMMAND_TIMEOUT_S,
         timeout=5.0,
         server_settings={"application_name": name, "timezone": "UTC"},
+        **pool_options(pooler),
     )
 
 
@@ -56,6 +59,26 @@ async def look_as(
     )
     if role is not None:
         await connection.execute(f"SET LOCAL ROLE {role}")
+
+
+@asynccontextmanager
+async def snapshot(database_url: str, exported: str | None = None, *, timeout_s: float) -> AsyncIterator[Connection]:
+    """A connection of its own that sees the books of one moment, as the ledger does: of now, or of what another one has
+    exported. Raises the driver's errors."""
+    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=timeout_s)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            if exported is not None:
+                await connection.execute(f"SET TRANSACTION SNAPSHOT '{exported}'")
+            await write_as_ledger(connection)
+            yield connection
+    finally:
+        await connection.close()
+
+
+async def export(connection: Connection) -> str:
+    """By which others see what this transaction sees, as long as it lasts."""
+    return str(await connection.fetchval("SELECT pg_export_snapshot()"))
 
 
 async def write_as_ledger(connection: Connection) -> None:

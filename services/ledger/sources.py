@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import UUID
 
 from services.ledger.chain.link import CONTROL_CHAIN, chain_of
-from services.ledger.intake import Letter, Record, Skip, read_event, read_letter, read_order
+from services.ledger.intake import Keys, KeyWanted, Letter, Record, Skip, read_event, read_letter, read_order
 from services.ledger.sessions import Connection
 from shared.control_state import ControlState, evolve, order_of
 from shared.events.control import parse_control
@@ -25,6 +26,8 @@ class Batch:
     records: list[Record] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
+    wanted: set[tuple[UUID, UUID]] = field(default_factory=set)
+    """Whose data keys have to be at hand first: then the page is to be read again."""
 
 
 class Source(Protocol):
@@ -42,6 +45,14 @@ class Source(Protocol):
     def chain(self) -> int | None:
         """The chain that its events are in; None: it has none."""
 
+    @property
+    def policy(self) -> str | None:
+        """The key of policy's state beside these streams, where there is one."""
+
+    @property
+    def goes_on(self) -> tuple[str, ...]:
+        """Those of the streams that must go on where the books end (`continuity.py`)."""
+
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Take over the state that reading needs, as of these positions."""
 
@@ -55,11 +66,13 @@ class Source(Protocol):
 class PartitionSource:
     """A partition's tasks, decisions and outcomes."""
 
-    def __init__(self, partition: Partition) -> None:
+    def __init__(self, partition: Partition, keys: Keys | None = None) -> None:
         self._partition = partition
+        self._keys = keys
         self.name = f"partition {partition.number}"
         self.chain = chain_of(partition.number)
-        self.streams = (partition.tasks, partition.decisions, partition.outcomes)
+        self.policy = partition.policy
+        self.streams = self.goes_on = (partition.tasks, partition.decisions, partition.outcomes)
 
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Events carry all that their projections need."""
@@ -68,7 +81,11 @@ class PartitionSource:
         batch = Batch()
         for stream, entries in page.items():
             for entry in entries:
-                found = read_event(self._partition.number, stream, entry)
+                try:
+                    found = read_event(self._partition.number, stream, entry, self._keys)
+                except KeyWanted as wanted:
+                    batch.wanted.add(wanted.owner)
+                    continue
                 if isinstance(found, Skip):
                     batch.skips.append(found)
                 else:
@@ -84,8 +101,9 @@ class ControlSource:
     """Operators' orders."""
 
     name = "control"
-    streams = (CONTROL,)
+    streams = goes_on = (CONTROL,)
     chain = CONTROL_CHAIN
+    policy = None
 
     def __init__(self) -> None:
         self._state = ControlState()
@@ -117,7 +135,9 @@ class LetterSource:
 
     name = "dead letters"
     streams = (DEAD_LETTERS,)
+    goes_on = ()
     chain = None
+    policy = None
 
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Each letter stands for itself."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
+from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from hashlib import sha256
 from html import escape
 from io import StringIO
 from typing import Any
@@ -97,6 +99,16 @@ def lines_of(user_id: UUID, models: str) -> list[Line]:
     return sorted(found, key=lambda line: (-line.cost_cents, line.model))
 
 
+def as_record(found: Statement) -> dict[str, Any]:
+    """For JSON; amounts as text, exact."""
+    lines = [
+        {"user_id": str(one.user_id), "model": one.model, "calls": one.calls, "cost_cents": cell(one.cost_cents)}
+        for one in found.lines
+    ]
+    sums = {"calls": found.calls, "cost_cents": cell(found.cost_cents), "held_cents": cell(found.held_cents)}
+    return {"tenant_id": str(found.tenant_id), "month": f"{found.month:%Y-%m}", **sums, "lines": lines}
+
+
 def as_csv(found: Statement) -> str:
     """A row a line; their sum is the statement's."""
     text = StringIO()
@@ -125,6 +137,7 @@ def as_page(found: Statement, made_at: datetime) -> str:
         cents=cell(found.cost_cents),
         dollars=cell(found.cost_cents / 100),
         held=held if found.held_cents else "",
+        style=_STYLE,
         models=_table("Model", ((name, *sums) for name, sums in by_model.items())),
         users=_table("User", ((name, *sums) for name, sums in by_user.items())),
     )
@@ -139,20 +152,22 @@ def _table(what: str, rows: Iterable[tuple[str, int, Decimal]]) -> str:
     return f"<table><caption>By {what.lower()}</caption><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; }
+body { max-width: 46rem; margin: 2rem auto; padding: 0 1rem; }
+.sum { font-size: 1.6rem; margin: .2rem 0; }
+.quiet { color: #555; }
+table { border-collapse: collapse; width: 100%; margin: 1.5rem 0; break-inside: auto; }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; }
+th, td { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #ddd; }
+td:nth-child(n+2), th:nth-child(n+2) { text-align: right; font-variant-numeric: tabular-nums; }
+tr { break-inside: avoid; }
+@media print { body { margin: 0; max-width: none; } }
+"""
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Statement {month}, tenant {tenant}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }}
-.sum {{ font-size: 1.6rem; margin: .2rem 0; }}
-.quiet {{ color: #555; }}
-table {{ border-collapse: collapse; width: 100%; margin: 1.5rem 0; break-inside: auto; }}
-caption {{ text-align: left; font-weight: 600; padding: .3rem 0; }}
-th, td {{ text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #ddd; }}
-td:nth-child(n+2), th:nth-child(n+2) {{ text-align: right; font-variant-numeric: tabular-nums; }}
-tr {{ break-inside: avoid; }}
-@media print {{ body {{ margin: 0; max-width: none; }} }}
-</style></head><body>
+<style>{style}</style></head><body>
 <h1>Statement, {month}</h1>
 <p class="quiet">Tenant {tenant} · made {made}</p>
 <p class="sum"><strong>{dollars} US dollars</strong> for {calls} calls</p>
@@ -160,3 +175,8 @@ tr {{ break-inside: avoid; }}
 {held}{models}{users}
 </body></html>
 """
+# Of the page when a server hands it out: its own style, and nothing else.
+PAGE_POLICY = (
+    f"default-src 'none'; style-src 'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from services.ledger.projections import TABLES, storable
-from services.ledger.projections.rows import Kind, Patch, Register, Table, Tables
+from services.ledger.projections.rows import Kind, Register, Row, Table, Tables
 from services.ledger.sessions import Connection
 from shared.money import to_cents
 
@@ -22,8 +22,8 @@ async def write(connection: Connection, tables: Tables) -> None:
     for name in sorted(tables, key=_ORDER.__getitem__):
         rows = tables[name]
         if rows:
-            patches = [rows[key] for key in sorted(rows, key=_sortable)]
-            await connection.execute(statement(name), *parameters(_BY_NAME[name], patches))
+            ordered = [rows[key] for key in sorted(rows, key=_sortable)]
+            await connection.execute(statement(name), *parameters(_BY_NAME[name], ordered))
 
 
 @cache
@@ -83,11 +83,11 @@ def _sql_type(kind: Kind) -> str:
     return "jsonb" if kind is Kind.BREAKDOWN else kind.value
 
 
-def parameters(table: Table, patches: list[Patch]) -> list[list[Any]]:
+def parameters(table: Table, rows: list[Row]) -> list[list[Any]]:
     """The rows as arrays, one a column, as the driver sends them."""
     found = []
     for column, kind in table.columns.items():
-        values = [patch.row.get(column) for patch in patches]
+        values = [row.get(column) for row in rows]
         if kind is Kind.MONEY:
             values = [None if value is None else to_cents(value) for value in values]
         elif kind is Kind.BREAKDOWN:

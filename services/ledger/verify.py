@@ -1,37 +1,43 @@
-"""Do the books balance? Each check looks for what must not be; it reads as the ledger, and changes nothing."""
+"""Do the books balance? Each check looks for what must not be; it reads as the ledger, and changes nothing.
+
+Some ask the tables. Others read events: all of these in one reading, which processes share by tenants, on the same
+snapshot of the books.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import asyncpg
-
-from services.ledger import reservation_sums, rollups, same_rows
+from services.ledger import event_pages, reservation_sums, rollups, same_rows
+from services.ledger.event_pages import Share
+from services.ledger.processes import WORTH_A_PROCESS, Progress, Tell, shared
 from services.ledger.projections import balances
-from services.ledger.projections.rows import Kind, Patch, Table, Tables, fold
-from services.ledger.sessions import Connection, write_as_ledger
-from shared.events.decisions import TaskAllowed
+from services.ledger.projections.rows import Table
+from services.ledger.same_rows import EventReader, Found, SameRows
+from services.ledger.sessions import Connection, export, snapshot
+from shared.events.decisions import ReservationEnded, TaskAllowed
+from shared.events.envelope import Envelope
 from shared.events.registry import EVENTS
 from shared.money import to_cents
 
-TIMEOUT_S = 600.0
+TIMEOUT_S = 24 * 3600.0
 MAX_EXAMPLES = 5
-PAGE = 2000
-
-Found = tuple[str, str]
-"""What it is about, and what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A name, what it claims of sound books, and the search for what contradicts it."""
+    """A name, what it claims of sound books, and the search for what contradicts it: in the tables (`find`), or by
+    reading the events of a share (`read`), of some types or of all."""
 
     name: str
     claim: str
-    find: Callable[[Connection], Awaitable[list[Found]]]
+    find: Callable[[Connection], Awaitable[list[Found]]] | None = None
+    read: Callable[[Connection, Share], Awaitable[EventReader]] | None = None
+    types: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,75 +61,105 @@ class VerifyReport:
         return not any(self.checks.values())
 
 
-async def verify(database_url: str, checks: Sequence[Check] | None = None) -> VerifyReport:
-    """Make the checks (default: all) on one snapshot of the books. The URL is the ledger's, or the owner's."""
-    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
-    counts: dict[str, int] = {}
-    findings: list[Finding] = []
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            await write_as_ledger(connection)
-            for check in CHECKS if checks is None else checks:
-                found = await check.find(connection)
-                counts[check.name] = len(found)
-                findings += [Finding(check.name, subject, problem) for subject, problem in found[:MAX_EXAMPLES]]
-    finally:
-        await connection.close()
-    return VerifyReport(counts, findings)
+async def verify(
+    database_url: str, checks: Sequence[Check] | None = None, progress: Progress | None = None
+) -> VerifyReport:
+    """Make the checks (default: `CHECKS`) on one snapshot of the books. The URL is the ledger's, or the owner's.
+
+    Raises UndecodableEvent, the driver's errors.
+    """
+    wanted = CHECKS if checks is None else checks
+    async with snapshot(database_url, timeout_s=TIMEOUT_S) as connection:
+        exported = await export(connection)
+        found = await _read(database_url, exported, connection, [one for one in wanted if one.read], progress)
+        found |= await _ask_all(database_url, exported, [one for one in wanted if one.find])
+    examples = [Finding(one.name, *each) for one in wanted for each in found[one.name][:MAX_EXAMPLES]]
+    return VerifyReport({one.name: len(found[one.name]) for one in wanted}, examples)
+
+
+async def _read(
+    database_url: str, exported: str, connection: Connection, checks: Sequence[Check], progress: Progress | None
+) -> dict[str, list[Found]]:
+    """What the checks find that read events, in one reading."""
+    if not checks:
+        return {}
+    events = await connection.fetchval("SELECT coalesce(sum(length + unchained), 0)::bigint FROM event_chains")
+    readers = (os.cpu_count() or 1) if events >= WORTH_A_PROCESS else 1
+    pieces = [Share(number, readers) for number in range(readers)]
+    work = partial(_read_share, database_url, exported, [one.name for one in checks])
+    parts = await shared(work, pieces, events * readers, progress)
+    return {one.name: [each for part in parts for each in part[one.name]] for one in checks}
+
+
+async def _read_share(
+    database_url: str, exported: str, names: Sequence[str], share: Share, tell: Tell
+) -> dict[str, list[Found]]:
+    checks = [one for one in (*CHECKS, SAME_ROWS) if one.name in names]
+    types = [name for one in checks for name in one.types or ()]
+    async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
+        readers = {one.name: await one.read(connection, share) for one in checks if one.read}
+        before = 0
+        every = all(one.types for one in checks)
+        async for seen, page in event_pages.of_share(connection, share, types if every else None):
+            events = [EVENTS.decode(body) for body in page]
+            for reader in readers.values():
+                await reader.take(events)
+            tell(seen - before)
+            before = seen
+        return {name: await reader.finish() for name, reader in readers.items()}
+
+
+async def _ask_all(database_url: str, exported: str, checks: Sequence[Check]) -> dict[str, list[Found]]:
+    """What the checks find that ask the tables: as many at a time as there are processors."""
+    many = os.cpu_count() or 1
+    columns = [checks[first::many] for first in range(many)]
+
+    async def ask(some: Sequence[Check]) -> dict[str, list[Found]]:
+        async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
+            return {one.name: await one.find(connection) for one in some if one.find}
+
+    return {
+        name: found for part in await asyncio.gather(*map(ask, filter(None, columns))) for name, found in part.items()
+    }
 
 
 async def _ask(sql: str, connection: Connection) -> list[Found]:
     return [(str(row[0]), str(row[1])) for row in await connection.fetch(sql)]
 
 
-async def _caps_held(connection: Connection) -> list[Found]:
+class CapsHeld:
     """At each allow that reserved money: what was spent and reserved then, against the cap of then."""
-    found: list[Found] = []
-    cursor = await connection.cursor("SELECT body FROM events WHERE type = 'task.allowed' ORDER BY seq")
-    while page := await cursor.fetch(PAGE):
-        for row in page:
-            data = EVENTS.decode(row["body"]).data
-            assert isinstance(data, TaskAllowed), "the query asks for no other"
-            for one in data.balances if data.reservation.amount else ():
+
+    def __init__(self) -> None:
+        self._found: list[Found] = []
+
+    async def take(self, events: Sequence[Envelope]) -> None:
+        for event in events:
+            data = event.data
+            if not isinstance(data, TaskAllowed) or not data.reservation.amount:
+                continue
+            for one in data.balances:
                 if one.cap is not None and one.spent + one.reserved > one.cap:
                     committed, cap = to_cents(one.spent + one.reserved), to_cents(one.cap)
-                    found.append((str(data.task.task_id), f"allowed at {committed} of {cap} cents a {one.window}"))
-    return found
+                    self._found.append(
+                        (str(data.task.task_id), f"allowed at {committed} of {cap} cents a {one.window}")
+                    )
+
+    async def finish(self) -> list[Found]:
+        return self._found
 
 
-async def _balances_are_the_fold(connection: Connection) -> list[Found]:
-    """Fold the balances of all events again, in memory (one row an account and window), and compare."""
-    folded: Tables = {}
-    cursor = await connection.cursor(
-        "SELECT body FROM events WHERE type IN ('task.allowed', 'reservation.ended') ORDER BY seq"
-    )
-    while page := await cursor.fetch(PAGE):
-        fold((patch for row in page for patch in balances.project(EVENTS.decode(row["body"]))), folded)
-    found: list[Found] = []
-    for table in balances.TABLES:
-        rows = folded.get(table.name, {})
-        stored = {tuple(row[name] for name in table.key): row for row in await _stored(connection, table)}
-        for key in rows.keys() | stored.keys():
-            problem = _difference(table, rows.get(key), stored.get(key))
-            if problem:
-                found.append((f"{table.name} {' '.join(map(str, key))}", problem))
-    return found
+async def _caps_held(_: Connection, __: Share) -> EventReader:
+    return CapsHeld()
 
 
-async def _stored(connection: Connection, table: Table) -> Any:
-    return await connection.fetch(f"SELECT * FROM {table.name} WHERE balance_version IS NOT NULL")
-
-
-def _difference(table: Table, patch: Patch | None, stored: Any) -> str | None:
-    if patch is None or stored is None:
-        return "no row in the events" if patch is None else "no row in the table"
-    register = next(one for one in table.registers if one.order == "balance_version")
-    for name, kind in {"balance_version": Kind.BIGINT, **register.columns}.items():
-        value = patch.row.get(name)
-        wanted = to_cents(value) if kind is Kind.MONEY and value is not None else value
-        if wanted != stored[name]:
-            return f"{name} is {stored[name]}, and {wanted} by the events"
-    return None
+async def _balances(connection: Connection, share: Share) -> EventReader:
+    """Of the tables of balances the columns that policy numbers the versions of, and the rows that have one."""
+    tables = [
+        Table(table.name, table.key, registers=tuple(one for one in table.registers if one.order == "balance_version"))
+        for table in balances.TABLES
+    ]
+    return SameRows(connection, share, tables, balances.project, which="balance_version IS NOT NULL")
 
 
 _ONE_END = """
@@ -152,8 +188,13 @@ WHERE coalesce(c.total_cost_cents, 0) <> coalesce(b.spent_cents, 0)
 CHECKS = (
     Check("one_end", "No task ends twice.", partial(_ask, _ONE_END)),
     Check("allowed_before_attempt", "Each attempt has an allow from before it.", partial(_ask, _ALLOWED_BEFORE)),
-    Check("caps_held", "No allow reserved more than a cap left.", _caps_held),
-    Check("balances_are_the_fold", "The balances are the fold of the events.", _balances_are_the_fold),
+    Check("caps_held", "No allow reserved more than a cap left.", read=_caps_held, types=(TaskAllowed.event_type,)),
+    Check(
+        "balances_are_the_fold",
+        "The balances are the fold of the events.",
+        read=_balances,
+        types=(TaskAllowed.event_type, ReservationEnded.event_type),
+    ),
     Check(
         "reserved_is_held",
         "Reserved is the sum of live and held reservations.",
@@ -164,5 +205,5 @@ CHECKS = (
     Check("rollups_are_the_calls", "The dashboards' rollups are the sums of the calls.", rollups.differences),
 )
 
-SAME_ROWS = Check("tables_are_the_fold", "Every row of every table is what the events give.", same_rows.differences)
-"""Reads all events once more, by task: made with the history."""
+SAME_ROWS = Check("tables_are_the_fold", "Every row of every table is what the events give.", read=same_rows.every_row)
+"""Reads all events: made with the history."""

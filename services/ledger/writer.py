@@ -16,10 +16,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from services.ledger import books
+from services.ledger import books, continuity
 from services.ledger.books import Overtaken
 from services.ledger.chain.sealer import Sealer
 from services.ledger.intake import Record, skip
+from services.ledger.keyring import KeyDestroyed, Keyring
 from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
 from services.ledger.sessions import Pool
 from services.ledger.sources import Batch, Page, Source
@@ -30,6 +31,7 @@ from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS, script
 from shared.streams.lease import Fenced, Lease
 from shared.streams.read import read_after
+from shared.texts.master_key import UnusableMasterKey
 
 RETRY_S = 0.2
 MAX_RETRY_S = 5.0
@@ -56,6 +58,7 @@ class Writer:
         ledger_key: str | None,
         outbox: Outbox | None = None,
         seal_key: Ed25519PrivateKey | None = None,
+        keyring: Keyring | None = None,
     ) -> None:
         self._pool = pool
         self._redis = redis
@@ -65,6 +68,7 @@ class Writer:
         self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms)
         self._ledger_key = ledger_key
         self._outbox = outbox
+        self._keyring = keyring
         self._sealer = Sealer(seal_key, source.chain, settings.seal_events, settings.seal_seconds)
         self._positions: dict[str, str] = {}
         self._wait_s = RETRY_S
@@ -85,11 +89,25 @@ class Writer:
                 self.problem = None
             except Fenced:
                 log_.warning("the lease went to another worker")
+            except KeyDestroyed as destroyed:
+                assert self._keyring is not None, "there is no key without it"
+                self._keyring.forget()
+                log_.info("reads again", problem=str(destroyed))
+            except continuity.Broken as broken:
+                self.problem = str(broken)
+            except UnusableMasterKey as error:
+                self.problem = f"texts cannot be encrypted: {error}"
             except Overtaken as overtaken:
                 log_.warning("overtaken", problem=str(overtaken))
             except RedisError as error:
                 self.problem = f"the log cannot be reached: {error}"
-            except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except (
+                TimeoutError,
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+                OSError,
+            ) as error:
                 self.problem = f"the database cannot be written: {type(error).__name__}: {error}"
             if self.problem is not None:
                 log_.warning("stopped", problem=self.problem)
@@ -106,7 +124,7 @@ class Writer:
         async with self._pool.acquire() as connection:
             self._positions = await books.positions(connection, self._source.streams)
             await self._source.load(connection, self._positions)
-        await self._publish(self._positions)
+        await self._go_on()
         self.problem = None
         self._wait_s = RETRY_S
         renewal = asyncio.create_task(self._renew())
@@ -118,6 +136,18 @@ class Writer:
         finally:
             renewal.cancel()
         await renewal
+
+    async def _go_on(self) -> None:
+        """Say how far the books go, which is the word that policy waits for on a log that it does not know.
+
+        Raises continuity.Broken: before that word, where the log was lost; behind it, where the books are what goes
+        back, so that no more is trimmed.
+        """
+        checkpoints = {stream: self._positions[stream] for stream in self._source.goes_on}
+        found = await continuity.standings(self._redis, checkpoints, self._source.policy)
+        continuity.refuse(found, lost=True)
+        await self._publish(self._positions)
+        continuity.refuse(found, lost=False)
 
     async def _renew(self) -> None:
         while True:
@@ -131,7 +161,7 @@ class Writer:
         if not page:
             return
         try:
-            await self._commit(self._source.read(page))
+            await self._commit(await self._read(page))
         except Exception as error:
             if not is_poison(error):
                 raise
@@ -143,14 +173,23 @@ class Writer:
         """Find the entry that cannot be stored: it is skipped, the others go in."""
         for stream, entries in page.items():
             for entry in entries:
-                batch = self._source.read({stream: [entry]})
                 try:
-                    await self._commit(batch)
+                    await self._commit(await self._read({stream: [entry]}))
                 except Exception as error:
                     if not is_poison(error):
                         raise
+                    batch = self._source.read({stream: [entry]})
                     skipped = skip(stream, entry, f"the ledger cannot store it: {type(error).__name__}: {error}")
                     await self._commit(Batch(after=batch.after, skips=[skipped]))
+
+    async def _read(self, page: Page) -> Batch:
+        """Decode and project, with the data keys that it takes."""
+        batch = self._source.read(page)
+        while batch.wanted:
+            assert self._keyring is not None, "nothing is wanted without it"
+            await self._keyring.fetch(self._pool, batch.wanted)
+            batch = self._source.read(page)
+        return batch
 
     async def _commit(self, batch: Batch) -> None:
         before = {stream: self._positions[stream] for stream in batch.after}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 from uuid import UUID
 
-from services.policy.state import Account, Book, Bucket, Circumstances, Hold
+from services.policy.state import NO_MONEY, Account, Book, Bucket, Circumstances, Hold
 from shared.events.decisions import Balance
 
 HOUR_MS = 3_600_000
@@ -18,12 +19,18 @@ How = Literal["settled", "released", "held"]
 def current_hour(tenant: Account, now_ms: int) -> str:
     """The clock hour, UTC: `2026-11-23T16`. Never an earlier one than the tenant has seen: a clock that goes back must
     not open a window again whose spending was forgotten."""
-    return max([datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%dT%H"), *tenant.hours])
+    return max([_clock_hour(now_ms // HOUR_MS), *tenant.hours])
 
 
 def current_month(tenant: Account, now_ms: int) -> str:
     """The calendar month, UTC: `2026-11`; as `current_hour`."""
-    return max([datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m"), *tenant.months])
+    return max([_clock_hour(now_ms // HOUR_MS)[: len("2026-11")], *tenant.months])
+
+
+@lru_cache(maxsize=4)
+def _clock_hour(number: int) -> str:
+    """The name of an hour, by its number since the epoch."""
+    return datetime.fromtimestamp(number * HOUR_MS / 1000, UTC).strftime("%Y-%m-%dT%H")
 
 
 def end_of_hour_ms(hour: str) -> int:
@@ -47,6 +54,8 @@ def monthly_cap(now: Circumstances, tenant_id: UUID, user_id: UUID | None) -> in
 def _cap(
     window: Literal["hourly", "monthly"], default: int, now: Circumstances, tenant_id: UUID, user_id: UUID | None
 ) -> int | None:
+    if not now.control.limits:
+        return None if user_id is None else default
     of_tenant = now.control.limits.get((tenant_id, None))
     tenant_cap: int | None = getattr(of_tenant, window) if of_tenant else None
     if user_id is None:
@@ -96,7 +105,7 @@ def _adjusted(
     buckets: dict[str, Bucket], window: str, *, reserved: int, holds: int, spent: int = 0, calls: int = 0
 ) -> dict[str, Bucket]:
     """The buckets with one changed, and without older ones that no reservation can change any more."""
-    before = buckets.get(window, Bucket())
+    before = buckets.get(window, NO_MONEY)
     after = Bucket(before.spent + spent, before.reserved + reserved, before.calls + calls, before.holds + holds)
     if after.reserved < 0 or after.holds < 0:
         raise ValueError(f"more released than reserved in {window}: a reservation ended twice")
@@ -123,7 +132,7 @@ def balances(book: Book, hold: Hold, now: Circumstances) -> list[Balance]:
 def _balance(
     scope: Literal["user", "tenant"], window: Literal["hour", "month"], start: str, account: Account, cap: int | None
 ) -> Balance:
-    bucket = (account.hours if window == "hour" else account.months).get(start, Bucket())
+    bucket = (account.hours if window == "hour" else account.months).get(start, NO_MONEY)
     return Balance(
         scope=scope,
         window=window,

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from services.policy.desk import Changes
 from services.policy.store import PROBES, encode_account, encode_hold, encode_probes
 from shared.partitions import Partition
 from shared.streams.lease import Command
+
+T = TypeVar("T")
+
+MAX_AT_ONCE = 1000
 
 
 def commands(
@@ -16,17 +21,18 @@ def commands(
     """The commands, and the keys that they touch beside the lease."""
     found: list[Command] = []
     keys = [partition.decisions, partition.policy, partition.reservations, partition.parked, partition.aside]
+    decisions = partition.decisions
     for event in changes.events:
-        found.append(("XADD", partition.decisions, "*", "type", event.type, "data", event.to_json()))
+        found.append(("XADD", decisions, "*", "type", event.type, "data", event.to_json()))
     for (tenant_id, user_id), account in changes.accounts.items():
         key = partition.account(tenant_id, user_id)
         keys.append(key)
         found.append(("SET", key, encode_account(account)))
-    for reservation_id, hold in changes.holds.items():
-        if hold is None:
-            found.append(("HDEL", partition.reservations, str(reservation_id)))
-        else:
-            found.append(("HSET", partition.reservations, str(reservation_id), encode_hold(hold)))
+    made = [(str(one), encode_hold(hold)) for one, hold in changes.holds.items() if hold is not None]
+    for some in _pages(made):
+        found.append(("HSET", partition.reservations, *(word for pair in some for word in pair)))
+    for gone in _pages([str(one) for one, hold in changes.holds.items() if hold is None]):
+        found.append(("HDEL", partition.reservations, *gone))
     for task_id, (task, decision_id) in changes.allowed.items():
         key = partition.task(task_id)
         keys.append(key)
@@ -55,3 +61,9 @@ def commands(
         moved = [word for stream, entry_id in positions.items() for word in (stream, entry_id)]
         found.append(("HSET", partition.policy, *moved))
     return found, keys
+
+
+def _pages(all_of_them: Sequence[T]) -> Iterator[Sequence[T]]:
+    """So many as a script may hand on at once."""
+    for start in range(0, len(all_of_them), MAX_AT_ONCE):
+        yield all_of_them[start : start + MAX_AT_ONCE]

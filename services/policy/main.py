@@ -26,7 +26,7 @@ async def serve(settings: Settings) -> None:
     """Decide until stopped."""
     owner = f"policy-{os.getpid()}-{secrets.token_hex(4)}"
     assert settings.redis_url is not None, "the command line checks that"
-    redis = connect(settings.redis_url, client_name=owner)
+    redis = connect(settings.redis_url, client_name=owner, min_replicas=settings.min_replicas)
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
     writers = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from uuid import UUID
 
@@ -24,7 +25,7 @@ from shared.clock import Clock
 from shared.control_acts import Act, LetterReturned, Reconciliation
 from shared.control_state import ControlState, order_of
 from shared.events.decisions import TaskAllowed, TaskBlocked, TaskDowngraded
-from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
+from shared.events.outcomes import AttemptResolved, AttemptStarted, DecisionExpired, TaskFailed, TaskSucceeded
 from shared.events.tasks import TaskSubmitted
 from shared.partitions import Partition
 from shared.settings import Settings
@@ -73,8 +74,8 @@ class PartitionWriter:
         log_ = log.bind(partition=self._partition.number)
         while True:
             try:
-                self.token = await self._lease.take()
-                self.problem = None
+                self.problem = await self._unknown()
+                self.token = 0 if self.problem else await self._lease.take()
                 if self.token:
                     log_.info("leads", token=self.token)
                     await self._lead()
@@ -86,6 +87,16 @@ class PartitionWriter:
                 await asyncio.sleep(RETRY_S)
             self.token = 0
             await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
+
+    async def _unknown(self) -> str | None:
+        """Why nothing may be decided here: there is no state, and no ledger has said that there need not be.
+
+        A log that was lost looks like a new one: caps would begin at nothing. The ledger, which has the books, tells
+        them apart (`services/ledger/continuity.py`).
+        """
+        if await self._redis.hlen(self._partition.policy) or await self._redis.hlen(self._partition.ledger):
+            return None
+        return "the partition has no state, and no ledger has vouched for that: see `skeldir doctor`"
 
     async def stop(self) -> None:
         """Give the lease back, so that the next writer need not wait for its end."""
@@ -165,10 +176,16 @@ class PartitionWriter:
         pages = await read_after(self._redis, after, self._settings.batch_size, block)
         few = sum(map(len, pages.values())) < self._settings.batch_size
         if tasks_too and few and pages and self._partition.tasks not in pages and not self._desk.parked:
-            tasks = {self._partition.tasks: after[self._partition.tasks]}
-            await read_after(self._redis, tasks, 1, GATHER_MS)
-            pages = await read_after(self._redis, after, self._settings.batch_size, None)
+            await self._gather(pages, after)
         return {name: pages[stream] for name, stream in wanted.items() if pages.get(stream)}
+
+    async def _gather(self, pages: dict[str, list[Entry]], after: dict[str, str]) -> None:
+        """Add to these ends a task that comes within a moment, and whatever has come with it."""
+        tasks = self._partition.tasks
+        pages |= await read_after(self._redis, {tasks: after[tasks]}, 1, GATHER_MS)
+        behind = after | {stream: page[-1][0].decode() for stream, page in pages.items()}
+        for stream, page in (await read_after(self._redis, behind, self._settings.batch_size, None)).items():
+            pages[stream] = pages.get(stream, []) + page
 
     def _acts(self, control: ControlState) -> list[Act]:
         """What operators have ordered to be done since this partition last took such an order in.
@@ -188,8 +205,8 @@ class PartitionWriter:
         records: set[UUID] = set()
         again = [one for act in acts if isinstance(act, LetterReturned) for one in self._desk.with_letter(act)]
         for one in (*inputs, *again):
-            if isinstance(one, Unreadable):
-                continue
+            if isinstance(one, Unreadable) or isinstance(one.event.data, AttemptStarted):
+                continue  # it changes nothing here
             owner, data = owner_of(one.event), one.event.data
             accounts.update(_accounts_of(owner.tenant_id, owner.user_id))
             if isinstance(data, TaskSubmitted):
@@ -228,6 +245,9 @@ class PartitionWriter:
         order = list(wanted)
         wanted_fields = [("HMGET", self._partition.task(task_id), "fingerprint", "state") for task_id in order]
         replies = await self._redis.together(wanted_fields)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise reply
         return {
             task_id: TaskRecord(*(value.decode() if value is not None else None for value in reply))
             for task_id, reply in zip(order, replies, strict=True)
@@ -248,9 +268,10 @@ class PartitionWriter:
     def _count(self, changes: Changes, size: int) -> None:
         TURN_SIZE.observe(size)
         PARKED.labels(self._partition.number).set(self._desk.parked_count)
+        decided: Counter[tuple[str, str]] = Counter()
         for event in changes.events:
             if isinstance(event.data, TaskAllowed):
-                DECISIONS.labels("allowed", "").inc()
+                decided["allowed", ""] += 1
                 for one in event.data.shadowed:
                     SHADOWED.labels(one.unit).inc()
             elif isinstance(event.data, TaskDowngraded):
@@ -258,7 +279,9 @@ class PartitionWriter:
             elif isinstance(event.data, TaskBlocked):
                 # An operator's words are no label: there is no end to them.
                 known = event.data.rule != "manual_shutoff"
-                DECISIONS.labels("blocked", event.data.reason if known else "manual_shutoff").inc()
+                decided["blocked", event.data.reason if known else "manual_shutoff"] += 1
+        for labels, times in decided.items():
+            DECISIONS.labels(*labels).inc(times)
 
 
 def _read(entries: dict[str, list[Entry]]) -> list[Input | Unreadable]:

@@ -11,6 +11,8 @@ from shared.events.envelope import Envelope
 
 def record_turn(events: Iterable[Envelope], began_ns: int) -> None:
     """The spans of a turn that is committed and began at `began_ns`; the turn's tasks share its time."""
+    if not tracing.is_on():
+        return
     for event in events:
         if not tracing.is_traced(event.traceparent):
             continue

@@ -34,6 +34,9 @@ class Bucket:
         return self.spent + self.reserved
 
 
+NO_MONEY = Bucket()
+
+
 @dataclass(frozen=True, slots=True)
 class Breaker:
     """A user's circuit breaker."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.policy import budget, meters
-from services.policy.state import Account, Book, Bucket, Circumstances, Hold, Meter
+from services.policy.state import NO_MONEY, Account, Book, Circumstances, Hold, Meter
 from shared.events.decisions import LimitNeared
 
 PERCENTS = (50, 80, 95)
@@ -70,4 +70,4 @@ def _percents(before: int, after: int, cap: int | None) -> Iterator[int]:
 
 def _spent(account: Account, window: str, start: str) -> int:
     buckets = account.hours if window == "hour" else account.months
-    return buckets.get(start, Bucket()).spent
+    return buckets.get(start, NO_MONEY).spent

@@ -17,7 +17,7 @@ from services.policy.desk import Changes, Desk
 from services.policy.evolve import End, settlement
 from services.policy.inputs import Input, Unreadable, owner_of
 from services.policy.rules.idempotency import Standing, TaskRecord, standing
-from services.policy.state import Circumstances, Hold
+from services.policy.state import Book, Circumstances, Hold
 from shared.control_acts import Act, LetterReturned, Reconciliation
 from shared.events.control import control_event_id
 from shared.events.decisions import BlockReason, TaskAllowed, TaskBlocked
@@ -107,8 +107,9 @@ class Turn:
         resolved = reconciled(found, hold.task, hold.user_id, self._now.now_ms)
         assert isinstance(resolved.data, AttemptResolved), "made so"
         self.changes.events.append(resolved)
-        decided = decide_end(self._desk.book(owner), hold, resolved.data, self._now)
-        self._apply(resolved, owner, decided)
+        book = self._desk.book(owner)
+        decided = decide_end(book, hold, resolved.data, self._now)
+        self._apply(resolved, owner, book, decided)
         self._set_hold(hold.reservation_id, decided.hold)
 
     def _return(self, act: LetterReturned) -> None:
@@ -160,8 +161,9 @@ class Turn:
             return False
         if hold.state == "held" and (isinstance(end, DecisionExpired) or settlement(end)[0] == "held"):
             return False  # the end by which it came to be held, once more
-        decided = decide_end(self._desk.book(owner), hold, end, self._now)
-        self._apply(one.event, owner, decided)
+        book = self._desk.book(owner)
+        decided = decide_end(book, hold, end, self._now)
+        self._apply(one.event, owner, book, decided)
         self._set_hold(hold.reservation_id, decided.hold)
         if isinstance(end, DecisionExpired) and not self._decide(one, end.task, owner):
             self._park(one, end.task, owner)
@@ -170,10 +172,11 @@ class Turn:
     def _decide(self, one: Input, task: Task, owner: Owner) -> bool:
         """False when the task has to wait."""
         decision_id = derived_id(one.event.id, TaskAllowed.event_type)
-        verdict = decide_task(self._desk.book(owner), task, owner, decision_id, self._now)
+        book = self._desk.book(owner)
+        verdict = decide_task(book, task, owner, decision_id, self._now)
         if isinstance(verdict, Wait):
             return False
-        self._apply(one.event, owner, verdict)
+        self._apply(one.event, owner, book, verdict)
         if verdict.hold is not None:
             self._set_hold(decision_id, verdict.hold)
             self.changes.allowed[task.task_id] = (task, decision_id)
@@ -188,15 +191,15 @@ class Turn:
         self.changes.parked[one.key] = (task, one.event.to_json())
 
     def _block(self, one: Input, task: Task, owner: Owner, reason: BlockReason, problem: str) -> None:
-        blocked = block_task(self._desk.book(owner), task, owner, reason, problem, self._now)
-        self._apply(one.event, owner, blocked)
+        book = self._desk.book(owner)
+        self._apply(one.event, owner, book, block_task(book, task, owner, reason, problem, self._now))
 
     def _poison(self, one: Input, error: Exception) -> None:
         log.error("entry set aside", event_id=str(one.event.id), type=one.event.type, exc_info=error)
         self.changes.dead.append((one, f"policy failed on it: {type(error).__name__}: {error}"))
 
-    def _apply(self, cause: Envelope, owner: Owner, decided: Decided) -> None:
-        """Take the events and the book over."""
+    def _apply(self, cause: Envelope, owner: Owner, before: Book, decided: Decided) -> None:
+        """Take the events and the book over; `before` is the book that was decided on."""
         for payload in decided.events:
             # Counted by type: an expired decision causes an end and a new decision, and each may change the breaker.
             counted = (cause.id, payload.event_type)
@@ -207,7 +210,6 @@ class Turn:
             if isinstance(payload, TaskBlocked):
                 fingerprint = _task_of_event(cause).fingerprint
                 self.changes.ended[payload.task.task_id] = (fingerprint, result_of(event).model_dump_json().encode())
-        before = self._desk.book(owner)
         for key, old, after in (
             ((owner.tenant_id, owner.user_id), before.user, decided.book.user),
             ((owner.tenant_id, None), before.tenant, decided.book.tenant),

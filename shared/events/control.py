@@ -29,7 +29,7 @@ from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import NAMESPACE
 from shared.events.order import Order, Reason
 from shared.events.prices import Rate
-from shared.events.privacy import PrivacySet
+from shared.events.privacy import PrivacySet, TextsErased
 from shared.events.quotas import Unit, Window
 from shared.events.scope import Scope as Scope
 from shared.events.webhooks import WebhookRemoved, WebhookSet
@@ -356,6 +356,7 @@ ControlEvent = Annotated[
     | DowngradeSet
     | DowngradeUnset
     | PrivacySet
+    | TextsErased
     | PriceSet
     | CachePurged
     | KeyCreated

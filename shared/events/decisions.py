@@ -31,6 +31,7 @@ class BlockReason(StrEnum):
     MAX_TOOL_CALLS = "max_tool_calls_exceeded"
     CONTROL_STALE = "control_stale"
     POLICY_ERROR = "policy_error"
+    LOG_LOST = "log_lost"
 
 
 class BreakerState(StrEnum):

@@ -6,6 +6,7 @@ A stream entry has two fields: `type`, and `data`, the envelope as one JSON obje
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 from uuid import UUID, uuid5
 
@@ -59,7 +60,12 @@ def schema_name(event_type: str, version: int) -> str:
 
 def derived_id(cause: UUID, event_type: str, ordinal: int = 0) -> UUID:
     """The id of an event that follows from another: the same cause always gives the same id, so a repeat is seen."""
-    return uuid5(cause, f"{event_type}#{ordinal}")
+    return _derived(cause, event_type, ordinal)
+
+
+@lru_cache(maxsize=1024)
+def _derived(cause: UUID, event_type: str, ordinal: int) -> UUID:
+    return uuid5(cause, f"{event_type}#{ordinal}")  # asked for some times while the event is made: its hash costs more
 
 
 def at(now_ms: int) -> datetime:

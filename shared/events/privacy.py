@@ -39,3 +39,22 @@ class PrivacySet(Order):
         if self.store is None and self.block is None:
             raise ValueError("give store, block, or both")
         return self
+
+
+class TextsErased(Order):
+    """What was recorded of a user's prompts and answers until now can never be read again: its key is destroyed."""
+
+    event_type: ClassVar[str] = "texts.erased"
+    type: Literal["texts.erased"] = "texts.erased"
+
+    scope: Scope = Field(description="A tenant and a user.")
+    reason: Reason = "texts erased"
+
+    @field_validator("scope")
+    @classmethod
+    def _names_a_user(cls, scope: Scope) -> Scope:
+        if scope.tenant_id is None or scope.user_id is None:
+            raise ValueError("texts are erased by user: give tenant_id and user_id")
+        if scope.provider or scope.model or scope.task_type:
+            raise ValueError("texts are erased by user: provider, model and task type do not apply")
+        return scope

@@ -1,8 +1,13 @@
-"""Decoding: from a stream entry to a typed event. Old versions are upcast; unknown ones are refused, never guessed."""
+"""Decoding: from a stream entry to a typed event. Old versions are upcast; unknown ones are refused, never guessed.
+
+Two releases may run side by side, so within a version a newer one may add fields (ADR 26).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import orjson
@@ -41,7 +46,7 @@ class Registry:
         raw = _loaded(data)
         payload = self._payload_type(raw)
         try:
-            typed = payload.__pydantic_validator__.validate_python(raw.get("data"))
+            typed = _typed(payload, raw.get("data"))
             return Envelope.__pydantic_validator__.validate_python({**raw, "data": typed})  # type: ignore[no-any-return]
         except ValidationError as error:
             raise UndecodableEvent(f"{raw['type']}: {first_problem(error)}") from error
@@ -51,7 +56,7 @@ class Registry:
         raw = _loaded(data)
         payload = self._payload_type(raw)
         try:
-            return payload.__pydantic_validator__.validate_python(raw.get("data"))  # type: ignore[no-any-return]
+            return _typed(payload, raw.get("data"))
         except ValidationError as error:
             raise UndecodableEvent(f"{raw['type']}: {first_problem(error)}") from error
 
@@ -80,6 +85,24 @@ class Registry:
                 f"{event_type} version {version} is newer than this release knows ({payload.schema_version})"
             )
         return payload
+
+
+def _typed(payload: type[Payload], data: Any) -> Payload:
+    """The payload. A field that this release does not know was added by a newer one beside it, and is passed over: what
+    must not be passed over comes with a new version. Raises ValidationError."""
+    try:
+        return payload.__pydantic_validator__.validate_python(data)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=False)
+        if any(one["type"] != "extra_forbidden" for one in found):
+            raise
+        try:
+            for one in found:
+                *path, name = one["loc"]
+                del reduce(getitem, path, data)[name]
+        except (KeyError, IndexError, TypeError):  # the place is named by more than its path: in a union
+            raise error from None
+        return payload.__pydantic_validator__.validate_python(data)  # type: ignore[no-any-return]
 
 
 def _loaded(data: bytes | str | None) -> dict[str, Any]:

@@ -8,18 +8,29 @@ stands below goes a shorter way to the library's own connections and parsers.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import hiredis
 from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as NoReply
 from redis.maint_notifications import MaintNotificationsConfig
+
+from shared.streams.address import several_servers
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -31,7 +42,26 @@ BLOCK_MS = 1000
 UNSENT_BYTES = 32 * 1024
 
 
-class _Direct(Connection):
+# What the server says while it, or who takes over from it, is not ready yet.
+PASSING = (
+    ConnectionLost,
+    NoReply,
+    ReadOnlyError,
+    OutOfMemoryError,
+    ClusterDownError,
+    MasterDownError,
+    TryAgainError,
+    OSError,
+)
+PASSING_CODES = ("NOREPLICAS", "MISCONF", "UNBLOCKED")
+
+
+def passes(error: Exception) -> bool:
+    """Whether the server may take the same command in a moment: it is not the command that it refused."""
+    return isinstance(error, PASSING) or (isinstance(error, ResponseError) and str(error).startswith(PASSING_CODES))
+
+
+class DirectConnection(Connection):
     """A connection that writes its commands itself. The library's makes a task of each write, to bound its time; before
     Python 3.12 that also forgets a cancellation that arrives when the write is just done, and a worker told to stop
     would go on reading for ever."""
@@ -63,12 +93,15 @@ class _Direct(Connection):
         return [packed]
 
 
-class _DirectTLS(_Direct, SSLConnection):
+class DirectTLSConnection(DirectConnection, SSLConnection):
     """The same, encrypted."""
 
 
-class _Pool(ConnectionPool):
+class DirectPool(ConnectionPool):
     """The library's pool without its counters. A connection that the server has closed is not used again."""
+
+    plain: type[Connection] = DirectConnection
+    encrypted: type[Connection] = DirectTLSConnection
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         connection = self.get_available_connection()
@@ -105,27 +138,72 @@ class LogClient(Redis):
         connection = await pool.get_connection()
         try:
             await connection.send_packed_command([part for one in commands for part in connection.pack_command(*one)])
-            return [await self._reply(connection, one[0]) for one in commands]
+            async with asyncio.timeout(SOCKET_TIMEOUT_S):  # one for all: the library would make one for each
+                return [await self._reply(connection, one[0]) for one in commands]
+        except TimeoutError:
+            await connection.disconnect(nowait=True)
+            raise NoReply("timeout reading from the log server") from None
         except BaseException:
             await connection.disconnect(nowait=True)  # replies may be left in it
             raise
         finally:
             await pool.release(connection)
 
+    def home_of(self, command: Sequence[Any]) -> Hashable:
+        """Where the command goes: what goes to the same place may travel together. Here it is one server."""
+        return None
+
+    def apart(self, keys: Sequence[str]) -> list[list[str]]:
+        """The keys, in groups that one command may name together."""
+        return [list(keys)]
+
+    async def on_every_server(self, *command: Any, **options: Any) -> list[Any]:
+        """The replies of all servers that hold a part of the log."""
+        return [await self.execute_command(*command, **options)]
+
+    async def pubsub_at(self, channel: str) -> PubSub:
+        """For sharded channels that are where this one is."""
+        return self.pubsub()
+
     async def _reply(self, connection: Any, name: Any) -> Any:
         try:
-            return await self.parse_response(connection, name)
+            reply = await connection.read_response(timeout=math.inf)
         except ResponseError as error:
             return error
+        read = self.response_callbacks.get(name)
+        return reply if read is None else read(reply)
 
 
-def connect(url: str, *, client_name: str, max_connections: int = 64) -> LogClient:
-    """A client of the log server; `rediss://` for an encrypted connection."""
-    pool = _Pool.from_url(
+def connect(url: str, *, client_name: str, max_connections: int = 64, min_replicas: int | None = None) -> LogClient:
+    """A client of the log: on one server, a cluster, or behind sentinels, as the URL says (see `address.py`).
+
+    An append counts once `min_replicas` have it; None: one, where another server may take over, else none.
+    `max_connections` are to each server. Raises InvalidAddress.
+    """
+    from shared.streams import cluster, replicated, sentinel  # here, since they are made of what stands above
+
+    def server(url: str, pool_class: type[DirectPool] = DirectPool, **more: Any) -> LogClient:
+        pool = _pool(url, pool_class, {"client_name": client_name, "max_connections": max_connections, **more})
+        return replicated.client(pool, wanted) if wanted else LogClient.from_pool(pool)
+
+    address = several_servers(url)
+    wanted = int(address is not None) if min_replicas is None else min_replicas
+    if address is None:
+        return server(url)
+    if address.kind == "cluster":
+        return cluster.ClusterClient(address.hosts, lambda host, port: server(address.server(host, port)))
+    watchers = [
+        LogClient.from_pool(_pool(address.sentinel(*host), DirectPool, {"client_name": client_name}))
+        for host in address.hosts
+    ]
+    sentinels = sentinel.Sentinels(watchers, address.service)
+    return server(address.server(*address.hosts[0]), sentinel.FollowedPool, sentinels=sentinels)
+
+
+def _pool(url: str, pool_class: type[DirectPool], options: dict[str, Any]) -> DirectPool:
+    pool: DirectPool = pool_class.from_url(
         url,
-        connection_class=_DirectTLS if url.startswith("rediss:") else _Direct,
-        client_name=client_name,
-        max_connections=max_connections,
+        connection_class=pool_class.encrypted if url.startswith("rediss:") else pool_class.plain,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         socket_keepalive=True,
@@ -134,9 +212,9 @@ def connect(url: str, *, client_name: str, max_connections: int = 64) -> LogClie
         # While it may get these (Redis Enterprise's), the library does not look whether an idle connection is still
         # open: after a restart of the server each of them would fail once, however much later it is used.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
+        **options,
     )
-    client: LogClient = LogClient.from_pool(pool)
-    return client
+    return pool
 
 
 def script(redis: Redis, package: str, name: str) -> AsyncScript:

@@ -83,6 +83,14 @@ class ConsumerGroup:
         except ResponseError as error:
             await self._made_again(error)
 
+    async def hand_back(self, entry_ids: Sequence[str], idle_ms: int) -> None:
+        """Say that these are not worked on: they count as untouched for `idle_ms`, so that others claim them now."""
+        if entry_ids:
+            await self._redis.xclaim(
+                self._stream, self._group, self._consumer,
+                min_idle_time=0, message_ids=list(entry_ids), idle=idle_ms, justid=True,
+            )  # fmt: skip
+
     async def acknowledge(self, entry_ids: Sequence[str]) -> None:
         """Say that these are done."""
         if entry_ids:

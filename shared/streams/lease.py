@@ -54,7 +54,7 @@ class Lease:
 
         After a lost connection the commands may or may not have run: read the state afresh.
         """
-        arguments: list[Word] = [token]
+        arguments: list[Word] = [token, self._owner]
         for command in commands:
             arguments.append(len(command))
             arguments.extend(command)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +31,8 @@ class ScriptPipeline:
 
     def __init__(self, redis: LogClient) -> None:
         self._redis = redis
-        self._waiting: deque[_Call] = deque()
-        self._sender: asyncio.Task[None] | None = None
+        # One for each server: who waits for a server that hangs keeps nobody from the others.
+        self._lanes: dict[Hashable, _Lane] = {}
 
     async def run(self, script: AsyncScript, keys: list[str], args: list[Word]) -> Any:
         """The script's reply. Raises RedisError; after a lost connection the script may or may not have run."""
@@ -42,11 +43,28 @@ class ScriptPipeline:
         return await self._join(words, None)
 
     async def _join(self, words: tuple[Word, ...], script: AsyncScript | None) -> Any:
+        home = self._redis.home_of(words)
+        lane = self._lanes.get(home)
+        if lane is None:
+            lane = self._lanes[home] = _Lane(self._redis)
         call = _Call(words, script, asyncio.get_running_loop().create_future())
+        lane.add(call)
+        return await call.reply
+
+
+class _Lane:
+    """The calls that go to one server."""
+
+    def __init__(self, redis: LogClient) -> None:
+        self._redis = redis
+        self._waiting: deque[_Call] = deque()
+        self._sender: asyncio.Task[None] | None = None
+
+    def add(self, call: _Call) -> None:
+        """It goes with the next batch."""
         self._waiting.append(call)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
-        return await call.reply
 
     async def _send(self) -> None:
         while self._waiting:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -10,10 +11,13 @@ import typer
 
 from shared.logs import configure_logs
 from skeldir.cli.context import CommandError
+from skeldir.secrets_dir import read_secrets
 
 # Command -> its module here, and the typer application or function in it.
 COMMANDS = {
     "up": ("services", "up"),
+    "wait": ("wait", "wait"),
+    "secrets": ("secrets", "secrets"),
     "serve": ("services", "serve"),
     "migrate": ("migrate", "migrate"),
     "submit": ("submit", "submit"),
@@ -23,6 +27,7 @@ COMMANDS = {
     "bounds": ("bounds", "app"),
     "downgrade": ("downgrade", "app"),
     "privacy": ("privacy", "app"),
+    "erase": ("erase", "erase"),
     "breakers": ("breakers", "app"),
     "key": ("keys", "app"),
     "cache": ("cache", "app"),
@@ -33,6 +38,7 @@ COMMANDS = {
     "state": ("state", "state"),
     "reconcile": ("reconcile", "reconcile"),
     "dead-letters": ("dead_letters", "app"),
+    "restore": ("restore", "app"),
     "webhooks": ("webhooks", "app"),
     "tail": ("tail", "tail"),
     "doctor": ("doctor", "doctor"),
@@ -71,6 +77,7 @@ def main() -> None:
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     configure_logs("ERROR")  # on standard error: what a command prints is its answer
     try:
+        read_secrets(os.environ)
         code = application(*([wanted] if wanted in COMMANDS else COMMANDS))(standalone_mode=False)
     except CommandError as error:
         _say(str(error))

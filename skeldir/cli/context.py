@@ -85,7 +85,7 @@ def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:
     url = redis_url(settings)
 
     async def connected() -> T:
-        redis = connect(url, client_name=f"skeldir-cli-{getpass.getuser()}")
+        redis = connect(url, client_name=f"skeldir-cli-{getpass.getuser()}", min_replicas=settings.min_replicas)
         try:
             return await work(redis, settings)
         except RedisError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +12,13 @@ import httpx
 import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
+from rich.markup import escape
 from rich.table import Table
 
 from services.gateway.capacity import is_full
 from services.ledger import migrate
+from services.ledger.continuity import Standing
+from services.ledger.lag import lags
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.settings import Settings
 from shared.streams.connection import connect
@@ -30,23 +32,39 @@ from skeldir.cli.context import (
     print_json,
     redis_url,
 )
+from skeldir.restoring.survey import ADVICE, how_it_stands
 from skeldir.running import Running
 
-LAG_BOUND = 10_000
+# As the alert rules have them (`deploy/prometheus/alerts.yaml`): SkeldirReaderBehind, SkeldirWorkStuck.
+BEHIND_S = 30.0
+HELD_S = 300.0
 SKEW_BOUND_MS = 500
+
+RUNBOOKS = "docs/runbooks/"
+SERVERS = "first-traffic.md#the-servers"
+ROLES = "first-traffic.md#the-roles"
+CAPACITY = "capacity.md"
+UPGRADE = "upgrade.md"
+RESTORE = "restore.md"
+STALLED = "incidents.md#a-consumer-is-stalled"
+LETTERS = "incidents.md#dead-letters"
+SEPARATION = "incidents.md#row-level-security-is-in-doubt"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. `advice` says what to do where it is not well."""
+    """One thing that was looked at. Where it is not well: what to do, and the page that says how, step by step."""
 
     check: str
     ok: bool
     found: str
     advice: str = ""
+    runbook: str = ""
 
 
-Check = Callable[[], Awaitable[list[Finding]]]
+def judged(check: str, ok: bool, found: str, advice: str, runbook: str) -> Finding:
+    """A finding; where all is well there is nothing to do."""
+    return Finding(check, ok, found) if ok else Finding(check, ok, found, advice, f"{RUNBOOKS}{runbook}")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -58,7 +76,8 @@ def doctor(as_json: Json = False) -> None:
     else:
         table = Table("", "check", "found", "what to do")
         for one in findings:
-            table.add_row("[green]ok[/green]" if one.ok else "[red]!![/red]", one.check, one.found, one.advice)
+            todo = escape(one.advice) + (f"\n[bold]{one.runbook}[/bold]" if one.runbook else "")
+            table.add_row("[green]ok[/green]" if one.ok else "[red]!![/red]", one.check, escape(one.found), todo)
         out.print(table)
     raise typer.Exit(0 if all(one.ok for one in findings) else 1)
 
@@ -67,13 +86,15 @@ async def _examine(settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     running = find_running(settings)
     try:
-        redis = connect(redis_url(settings), client_name="skeldir-doctor")
+        redis = connect(redis_url(settings), client_name="skeldir-doctor", min_replicas=settings.min_replicas)
     except CommandError as error:
-        return [Finding("system", False, str(error), "start `skeldir up`")]
+        return [judged("system", False, str(error), "start `skeldir up`", SERVERS)]
     try:
         findings += await _log(redis, settings)
+        findings += await _log_and_books(redis, settings)
     except (RedisError, OSError) as error:
-        findings.append(Finding("log server", False, str(error), "check SKELDIR_REDIS_URL and that the server runs"))
+        advice = "check SKELDIR_REDIS_URL and that the server runs"
+        findings.append(judged("log server", False, str(error), advice, SERVERS))
     finally:
         await redis.aclose()
     findings += await _database(settings)
@@ -83,40 +104,38 @@ async def _examine(settings: Settings) -> list[Finding]:
 
 
 async def _log(redis: Redis, settings: Settings) -> list[Finding]:
-    info: dict[str, Any] = await redis.info()
-    version = str(info.get("valkey_version") or info.get("redis_version"))
     seconds, micro = await redis.time()
-    skew_ms = abs(time.time() * 1000 - (seconds * 1000 + micro / 1000))
-    policy = str(info.get("maxmemory_policy"))
-    findings = [
-        Finding("log server", True, f"{info.get('server_name', 'redis')} {version}"),
-        Finding(
-            "eviction",
-            policy == "noeviction",
-            policy,
-            "" if policy == "noeviction" else "set maxmemory-policy noeviction: policy's state must never be evicted",
-        ),
-        Finding(
-            "append-only file",
-            bool(info.get("aof_enabled")),
-            "on" if info.get("aof_enabled") else "off",
-            "" if info.get("aof_enabled") else "set appendonly yes: without it a restart forgets",
-        ),
-        Finding(
-            "clock",
-            skew_ms < SKEW_BOUND_MS,
-            f"{skew_ms:.0f} ms from this machine's",
-            "" if skew_ms < SKEW_BOUND_MS else "services follow the server's clock; mend NTP all the same",
-        ),
-    ]
-    findings += [await _durability(redis, settings), _memory(info)]
+    now_ms = seconds * 1000 + micro // 1000
+    skew_ms = abs(time.time() * 1000 - now_ms)
+    follow = "services follow the server's clock; mend NTP all the same"
     letters = await redis.xlen(DEAD_LETTERS)
-    findings.append(
-        Finding("dead letters", letters == 0, str(letters), "" if not letters else "look: skeldir dead-letters list")
-    )
-    for number in range(settings.partitions):
-        findings += await _partition(redis, Partition(number))
-    return findings
+    wanted = 1 if settings.min_replicas is None else settings.min_replicas
+    servers = await redis.on_every_server("INFO")
+    return [
+        *(finding for info in servers for finding in _server(info, wanted)),
+        judged("clock", skew_ms < SKEW_BOUND_MS, f"{skew_ms:.0f} ms from this machine's", follow, SERVERS),
+        await _durability(redis, settings),
+        judged("dead letters", letters == 0, str(letters), "look: skeldir dead-letters list", LETTERS),
+        *await _partitions(redis, settings, now_ms),
+    ]
+
+
+def _server(info: dict[str, Any], min_replicas: int) -> list[Finding]:
+    """What one of the log's servers says of itself; `min_replicas` that it has to have, where it has any."""
+    version = str(info.get("valkey_version") or info.get("redis_version"))
+    policy, aof = str(info.get("maxmemory_policy")), bool(info.get("aof_enabled"))
+    replicas = int(info.get("connected_slaves", 0))
+    several = bool(info.get("cluster_enabled")) or replicas > 0
+    fewer = f"appends wait for {min_replicas} (SKELDIR_MIN_REPLICAS): bring the replicas back"
+    never = "set maxmemory-policy noeviction: policy's state must never be evicted"
+    forgets = "set appendonly yes: without it a restart forgets"
+    return [
+        Finding("log server", True, f"{info.get('server_name', 'redis')} {version}, port {info.get('tcp_port')}"),
+        judged("replicas", not several or replicas >= min_replicas, str(replicas), fewer, SERVERS),
+        judged("eviction", policy == "noeviction", policy, never, SERVERS),
+        judged("append-only file", aof, "on" if aof else "off", forgets, SERVERS),
+        _memory(info),
+    ]
 
 
 async def _durability(redis: Redis, settings: Settings) -> Finding:
@@ -130,55 +149,72 @@ async def _durability(redis: Redis, settings: Settings) -> Finding:
         given = str((await redis.config_get("appendfsync"))["appendfsync"])
     except ResponseError:
         known_enough = settings.durability != "fsync"
-        advice = "" if known_enough else "SKELDIR_DURABILITY is fsync: ask who runs the server for appendfsync always"
-        return Finding("durability", known_enough, "not known: this user may not ask", advice)
-    ok = given in wanted
-    advice = "" if ok else f"SKELDIR_DURABILITY is {settings.durability}: set appendfsync {wanted[0]}"
-    return Finding("durability", ok, f"appendfsync {given}", advice)
+        advice = "SKELDIR_DURABILITY is fsync: ask who runs the server for appendfsync always"
+        return judged("durability", known_enough, "not known: this user may not ask", advice, SERVERS)
+    advice = f"SKELDIR_DURABILITY is {settings.durability}: set appendfsync {wanted[0]}"
+    return judged("durability", given in wanted, f"appendfsync {given}", advice, SERVERS)
 
 
 def _memory(info: dict[str, Any]) -> Finding:
     bound = int(info.get("maxmemory", 0))
-    full = is_full(info)
     of = f"of {bound >> 20} MiB" if bound else "used; no maxmemory: the machine's memory is the bound"
-    advice = "the gateway takes no new work: look at the lag, or give the server more" if full else ""
-    return Finding("memory", not full, f"{int(info.get('used_memory', 0)) >> 20} MiB {of}", advice)
+    advice = "the gateway takes no new work: look at the lag, or give the server more"
+    return judged("memory", not is_full(info), f"{int(info.get('used_memory', 0)) >> 20} MiB {of}", advice, CAPACITY)
 
 
-async def _partition(redis: Redis, partition: Partition) -> list[Finding]:
-    name = f"partition {partition.number}"
-    lease = await redis.hgetall(partition.lease("policy"))
-    seconds, _ = await redis.time()
-    led = bool(lease) and int(lease.get(b"expires_ms", b"0")) > seconds * 1000 - 1000
-    owner = lease.get(b"owner", b"nobody").decode() if lease else "nobody"
-    findings = [
-        Finding(f"{name} writer", led, owner, "" if led else "no policy service leads it: start one (`serve policy`)")
-    ]
-    positions = await redis.hgetall(partition.policy)
-    for stream, key in (("tasks", partition.tasks), ("outcomes", partition.outcomes)):
-        after = positions.get(stream.encode(), b"0-0").decode()
-        behind = len(await redis.xrange(key, min=f"({after}", count=LAG_BOUND))
-        advice = "" if behind < LAG_BOUND else "policy is behind: add a policy service, or look at its log"
-        findings.append(Finding(f"{name} policy lag, {stream}", behind < LAG_BOUND, str(behind), advice))
-    try:
-        groups: list[dict[str, Any]] = await redis.xinfo_groups(partition.decisions)
-    except RedisError:
-        groups = []
-    for group in groups:
-        lag = int(group.get("lag") or 0)
-        found = f"lag {lag}, pending {group.get('pending')}"
-        advice = "" if lag < LAG_BOUND else "the executor is behind: add one, or raise its concurrency"
-        findings.append(Finding(f"{name} executor", lag < LAG_BOUND, found, advice))
+async def _partitions(redis: Redis, settings: Settings, now_ms: int) -> list[Finding]:
+    findings = []
+    for lag in await lags(redis, settings.partitions, now_ms):
+        findings.append(await _writer(redis, Partition(lag["partition"]), now_ms))
+        findings += _readers(lag)
     return findings
+
+
+async def _writer(redis: Redis, partition: Partition, now_ms: int) -> Finding:
+    lease = await redis.hgetall(partition.lease("policy"))
+    led = bool(lease) and int(lease.get(b"expires_ms", b"0")) > now_ms - 1000
+    owner = lease.get(b"owner", b"nobody").decode() if lease else "nobody"
+    advice = "no policy service leads it: start one (`serve policy`)"
+    found = owner if led or not lease else f"{owner}, until {(now_ms - int(lease[b'expires_ms'])) / 1000:.0f} s ago"
+    return judged(f"partition {partition.number} writer", led, found, advice, STALLED)
+
+
+def _readers(lag: dict[str, Any]) -> list[Finding]:
+    """How long each reader of a partition has left its oldest entry unread, and executors theirs without an end."""
+    name = f"partition {lag['partition']}"
+    advice = {
+        "policy": "policy is behind: look at its log, or add one",
+        "executor": "the executors are behind: look at their logs, add one, or raise their concurrency",
+        "ledger": "the ledger is behind: what dashboards show is that old; look at its log, and at the database",
+    }
+    found = [
+        judged(f"{name} {who}", lag[f"{who}_s"] < BEHIND_S, f"{lag[f'{who}_s']:.1f} s behind", what, STALLED)
+        for who, what in advice.items()
+    ]
+    held = f"{lag['in_flight']} decisions, the oldest for {lag['oldest_s']:.1f} s"
+    stuck = "an executor holds a decision and does not end it: look at its log, or restart it"
+    return [*found, judged(f"{name} held", lag["oldest_s"] < HELD_S, held, stuck, STALLED)]
+
+
+async def _log_and_books(redis: Redis, settings: Settings) -> list[Finding]:
+    """Whether each goes on where the other ends. Only who may act for the ledger can ask."""
+    try:
+        url = database_url(settings, "admin_database_url")
+        standing = await how_it_stands(redis, url, settings.partitions)
+    except (CommandError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        return []  # what is wrong with the database is said below
+    found = {Standing.WHOLE: "the log goes on where the books end"}.get(standing, standing.name.lower())
+    return [judged("log and books", standing is Standing.WHOLE, found, ADVICE.get(standing, ""), RESTORE)]
 
 
 async def _database(settings: Settings) -> list[Finding]:
     try:
         connection = await asyncpg.connect(database_url(settings), timeout=5)
     except CommandError as error:
-        return [Finding("database", False, str(error), "set SKELDIR_DATABASE_URL")]
+        return [judged("database", False, str(error), "set SKELDIR_DATABASE_URL", SERVERS)]
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        return [Finding("database", False, str(error), "check SKELDIR_DATABASE_URL and that the server runs")]
+        advice = "check SKELDIR_DATABASE_URL and that the server runs"
+        return [judged("database", False, str(error) or type(error).__name__, advice, SERVERS)]
     try:
         version = await connection.fetchval("SHOW server_version")
         revision = await connection.fetchval("SELECT schema_version()")
@@ -190,20 +226,18 @@ async def _database(settings: Settings) -> list[Finding]:
             "AND NOT (relrowsecurity AND relforcerowsecurity) ORDER BY relname"
         )
     except asyncpg.PostgresError as error:
-        return [Finding("database", False, str(error), "migrate it: skeldir migrate")]
+        return [judged("database", False, str(error), "migrate it: skeldir migrate", UPGRADE)]
     finally:
         await connection.close()
     assert role is not None, "every connection has a role"
     plain = not role["rolsuper"] and not role["rolbypassrls"]
-    wanted = migrate.newest()
-    names = ", ".join(row["relname"] for row in open_tables)
+    names = ", ".join(row["relname"] for row in open_tables) or "forced on every table"
+    sees_all = "connect as app_user: this role sees every tenant"
     return [
         Finding("database", True, f"PostgreSQL {version}"),
-        Finding("migrations", revision == wanted, revision, "" if revision == wanted else "run skeldir migrate"),
-        Finding("role", plain, role["rolname"], "" if plain else "connect as app_user: this role sees every tenant"),
-        Finding(
-            "row-level security", not open_tables, names or "forced on every table", names and "run skeldir migrate"
-        ),
+        judged("migrations", revision == migrate.newest(), revision, "run skeldir migrate", UPGRADE),
+        judged("role", plain, role["rolname"], sees_all, ROLES),
+        judged("row-level security", not open_tables, names, "run skeldir migrate", SEPARATION),
     ]
 
 
@@ -215,7 +249,7 @@ async def _services(running: Running) -> list[Finding]:
                 reply = await client.get(f"{url}/readyz")
                 problems = {check: what for check, what in reply.json()["checks"].items() if what}
                 found = "ready" if not problems else "; ".join(f"{check}: {what}" for check, what in problems.items())
-                findings.append(Finding(name, not problems, found, "" if not problems else "look at its log"))
+                findings.append(judged(name, not problems, found, "look at its log", STALLED))
             except (httpx.HTTPError, ValueError, KeyError) as error:
-                findings.append(Finding(name, False, str(error), f"it does not answer at {url}"))
+                findings.append(judged(name, False, str(error), f"it does not answer at {url}", STALLED))
     return findings

@@ -17,12 +17,15 @@ from rich.table import Table
 
 from services.ledger.chain.audit import ChainReport, verify_chains
 from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem, read_public
+from services.ledger.erasure import rewrap
 from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
 from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
 from services.ledger.verify import CHECKS, SAME_ROWS, VerifyReport, verify
 from shared.events.registry import UndecodableEvent
+from shared.garbage import collect_less
 from skeldir.cli.context import CommandError, Json, database_url, err, find_running, load_settings, out, print_json
+from skeldir.cli.master_key import master_keys
 from skeldir.private_file import write_private
 from skeldir.running import SEAL_PUBLIC_KEY
 
@@ -34,6 +37,7 @@ app = typer.Typer(help="The books: rebuild the projections, verify the balances.
 @app.command("rebuild")
 def rebuild_(as_json: Json = False) -> None:
     """Make the projections again from the events, beside those that are read; what differs is replaced at once."""
+    collect_less()
     with _progress() as progress:
         report = _run(rebuild(_url(), progress))
     if as_json:
@@ -56,17 +60,23 @@ def verify_(
     public_key: Annotated[
         list[Path] | None, typer.Option(help="Whose seals count (PEM). Default: this system's.")
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Keeps in this file how far the chains were checked; another run goes on from there."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check that the books balance. Exit 1 where they do not."""
+    collect_less()
     checks = (*CHECKS, SAME_ROWS) if history else CHECKS
-    report = _run(verify(_url(), checks))
+    with _progress() as progress:
+        report = _run(verify(_url(), checks, progress))
     checked: HistoryReport | None = None
     chained: ChainReport | None = None
     if chain:
         keys = _public_keys(public_key)
         with _progress() as progress:
-            chained = _run(verify_chains(_url(), keys, progress))
+            chained = _run(verify_chains(_url(), keys, progress, resume=resume))
     if history:
         stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
         bounds = Bounds(whole=not partial, stop_ms=stop_ms, pending_ms=int(pending_minutes * 60_000))
@@ -80,6 +90,19 @@ def verify_(
             _print_chains(chained)
     if not all(one is None or one.sound for one in (report, checked, chained)):
         raise typer.Exit(1)
+
+
+@app.command("rewrap")
+def rewrap_(as_json: Json = False) -> None:
+    """Put every data key of the texts under the first master key, so that the others can be taken out of its file."""
+    masters = master_keys(load_settings())
+    if masters is None:
+        raise CommandError("set SKELDIR_MASTER_KEY_FILE or SKELDIR_MASTER_KEY_COMMAND, as the ledger has it")
+    count = _run(rewrap(_url(), masters))
+    if as_json:
+        print_json({"master_key": masters.current, "rewrapped": count})
+    else:
+        out.print(f"{count} data keys are now under the master key {masters.current}")
 
 
 @app.command("seal-key")
@@ -122,9 +145,10 @@ def _as_json(report: VerifyReport, history: HistoryReport | None, chain: ChainRe
 def _print_chains(chain: ChainReport) -> None:
     for one in chain.findings:
         out.print(f"chain: {one.subject}: {one.problem}", soft_wrap=True, markup=False, highlight=False)
-    rate = chain.rows / chain.seconds if chain.seconds else 0.0
+    rate = (chain.rows - chain.resumed) / chain.seconds if chain.seconds else 0.0
+    before = f", {chain.resumed:,} of them by a run of before" if chain.resumed else ""
     out.print(
-        f"{chain.rows:,} events in {chain.chains} chains in {chain.seconds:,.1f} s ({rate:,.0f} a second): "
+        f"{chain.rows:,} events in {chain.chains} chains{before} in {chain.seconds:,.1f} s ({rate:,.0f} a second): "
         f"{chain.broken:,} broken links; {chain.unsealed:,} events behind the last seal, "
         f"{chain.unchecked_seals:,} seals by a key that is not at hand, {chain.unchained:,} events from before",
         soft_wrap=True,

@@ -19,6 +19,7 @@ from shared.events.registry import UndecodableEvent
 from shared.money import to_cents
 from shared.settings import Settings
 from skeldir.cli.context import CommandError, Json, database_url, err, load_settings, out, print_json
+from skeldir.cli.master_key import master_keys
 from skeldir.replay.reading import END_OF_TIME_MS, Question, ReplayReport
 from skeldir.replay.reading import replay as replay_
 from skeldir.replay.scenario import InvalidLimits, Scenario, parse, recorded
@@ -45,6 +46,7 @@ def replay(
         recorded(settings),
         moment(since, "--since") or 0,
         moment(until, "--until") or END_OF_TIME_MS,
+        master_keys(settings),
     )
     url = database_url(settings, "admin_database_url")
     try:

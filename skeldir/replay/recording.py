@@ -30,20 +30,19 @@ class Decision:
     at_ms: int
     cause_id: UUID
     owner: Owner
+    decision_id: UUID
+    """The id that an allow has, or would have had."""
     task: Task
     position: str
     """Of the control stream, as policy had applied it."""
     said: TaskAllowed | TaskBlocked
 
     @property
-    def decision_id(self) -> UUID:
-        """The id that an allow has, or would have had."""
-        return derived_id(self.cause_id, TaskAllowed.event_type)
-
-    @property
     def outside(self) -> str | None:
         """The reason, where something else than the deciders refused the task (see `policy.decide.block_task`)."""
         said = self.said
+        if isinstance(said, TaskBlocked) and said.reason == BlockReason.LOG_LOST:
+            return said.reason
         if isinstance(said, TaskBlocked) and said.rule == "breaker" and said.reason != BlockReason.BREAKER_OPEN:
             return said.reason
         return None
@@ -72,11 +71,13 @@ def step_of(
     if cause_id is None:
         return None
     if isinstance(said, TaskAllowed):
-        return Decision(at_ms, cause_id, owner, said.task, said.control_position, said)
+        decision_id = said.reservation.reservation_id
+        return Decision(at_ms, cause_id, owner, decision_id, said.task, said.control_position, said)
     if isinstance(said, TaskBlocked):
         if not isinstance(cause, TaskSubmitted | DecisionExpired):
             return None
-        return Decision(at_ms, cause_id, owner, cause.task, said.control_position, said)
+        decision_id = derived_id(cause_id, TaskAllowed.event_type)
+        return Decision(at_ms, cause_id, owner, decision_id, cause.task, said.control_position, said)
     if not isinstance(cause, ENDS) or cause.decision_id is None:
         return None
     return Ending(at_ms, cause_id, owner, cause.decision_id, cause)

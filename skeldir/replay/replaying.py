@@ -33,8 +33,11 @@ from skeldir.replay.tally import ALLOWED, CACHE_ONLY, Kind, Sums, Tally
 class Replay:
     """One partition. Until `since_ms` it takes what was decided as it is; from then on the scenario decides."""
 
-    def __init__(self, orders: Orders, scenario: Scenario, before: Scenario, since_ms: int = 0) -> None:
-        self.tally = Tally()
+    def __init__(
+        self, orders: Orders, scenario: Scenario, before: Scenario, since_ms: int = 0, tally: Tally | None = None
+    ) -> None:
+        """`tally`: what is counted is added to it."""
+        self.tally = Tally() if tally is None else tally
         self._scenarios = ((before, Control(orders, before)), (scenario, Control(orders, scenario)))
         self._since_ms = since_ms
         self._position = "0-0"
@@ -111,16 +114,16 @@ class Replay:
         return True
 
     def _as_recorded(self, step: Decision) -> None:
-        """Take a decision from before the period as it is; by the deciders, where they agree."""
+        """Take a decision from before the period as it is. What it took of quotas, and which breaker it probed, the
+        deciders say, where they agree."""
         if isinstance(step.said, TaskBlocked):
             return
-        made, book = step.said.reservation, self._book(step.owner)
-        said = self._ask(step, step.at_ms)
+        made, book, owner = step.said.reservation, self._book(step.owner), step.owner
+        said = self._ask(step, step.at_ms) if step.said.probe or step.said.quotas else None
         if isinstance(said, Decided) and said.hold is not None and said.hold.amount == made.amount:
             hold, book = said.hold, said.book
         else:
             probe = book.user.breaker.opened_at_ms if step.said.probe else None
-            owner = step.owner
             hold = Hold(
                 step.decision_id, owner.tenant_id, owner.user_id, made.amount, made.hour, made.month, probe_of_ms=probe
             )

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.stack import Stack, eventually
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-# As root in a container there is no sandbox; and nothing is asked of the network.
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
+from tests.browsers import FLAGS, chromium_path
+from tests.stack import Stack, eventually, in_a_thread
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium of the system's."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    path = chromium_path()
     if path is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
     expect.set_options(timeout=20_000)  # of a machine that does other things, too
@@ -69,7 +65,7 @@ def test_the_overview_shows_the_books(console: Page, stack: Stack) -> None:
         return bool(int(numbers[1].replace(",", "")) == calls > 0 and abs(spent - cents) <= max(0.5, 0.06 * cents))
 
     eventually(shown, "the page shows what the read API says")
-    expect(console.locator(".uplot canvas")).to_have_count(2)
+    expect(console.locator(".uplot canvas")).to_have_count(3)
     assert "answered" in (console.locator("#calls .plot").get_attribute("aria-label") or "")
 
 
@@ -105,6 +101,112 @@ def test_a_kill_switch_by_keyboard_alone_stops_calls(console: Page, stack: Stack
     console.get_by_role("link", name=result["request_id"][:8]).click()
     expect(console.locator(".why")).to_contain_text("A kill switch was engaged by")
     expect(console.locator(".timeline li")).to_have_count(2)
+
+
+def test_an_unusual_hour_is_marked_in_words(console: Page, stack: Stack) -> None:
+    """As the read API says it; that it says so is tested there."""
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    odd = {"hour": hour.isoformat(), "what": "spend", "value": 5210, "usual": 800, "score": 9.1, "days": 20}
+    console.route("**/v1/anomalies*", lambda route: route.fulfill(json={"anomalies": [odd], "next": None}))
+    seen = json.loads(stack.get("/v1/overview", key=stack.ready["operator_key"], base="ledger_url").text)
+    body = f"event: overview\ndata: {json.dumps({**seen, 'unusual': [odd]})}\n\n"
+    console.route("**/console/live", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    console.reload()
+    finding = console.locator(".findings li").filter(has_text="Spend: far more than usual")
+    expect(finding).to_contain_text("$52.10 from")
+    expect(finding).to_contain_text("usually about $8.00")
+    console.get_by_role("button", name="24 h").click()
+    expect(console.locator("#cost .marks")).to_contain_text("$52.10 from")
+    assert "unusual: $52.10" in (console.locator("#cost .plot").get_attribute("aria-label") or "")
+
+
+def test_a_quota_set_in_the_console_blocks_until_it_is_removed(console: Page, stack: Stack) -> None:
+    tenant, user = stack.ready["tenant_id"], stack.ready["user_id"]
+    console.goto(f"{stack.ready['ledger_url']}/console#/limits?tenant_id={tenant}")
+    console.get_by_role("button", name="Add a quota").click()
+    dialog = console.get_by_role("dialog")
+    dialog.get_by_label("User id").fill(user)
+    dialog.get_by_label("Model").fill("stub:small")
+    dialog.get_by_label("At most").fill("0")
+    dialog.get_by_label("Per").select_option("day")
+    dialog.get_by_label("Reason").fill("a test of the console")
+    console.keyboard.press("Enter")
+    row = console.locator("#quotas tbody tr").filter(has_text="model stub:small")
+    try:
+        expect(row).to_contain_text("0 calls a day")
+        expect(row).to_contain_text("a test of the console")
+        small = {"text": str(uuid4()), "model": "stub:small"}
+        assert stack.run(prompt=small)["blocked_reason"] == "quota_exceeded"
+        row.get_by_role("button", name="Change").click()
+        dialog.get_by_label("At most").fill("10")
+        dialog.get_by_label("Reason").fill("a test goes on")
+        console.keyboard.press("Enter")
+        expect(row).to_contain_text("10 calls a day")
+        assert stack.run(prompt=small)["status"] == "success"
+        row.get_by_role("button", name="Remove").click()
+        dialog.get_by_label("Reason").fill("the test is over")
+        console.keyboard.press("Enter")
+        expect(row).to_have_count(0)
+    finally:
+        named = ("--tenant", tenant, "--user", user, "--model", "stub:small")
+        stack.cli("limits", "unset", *named, "--limit", "calls", "--per", "day")
+
+
+def test_the_costs_are_the_statements(console: Page, stack: Stack) -> None:
+    stack.call(stack.run(prompt={"text": str(uuid4()), "simulated_cost_cents": 2}))
+    operator, month = stack.ready["operator_key"], f"{datetime.now(UTC):%Y-%m}"
+    console.goto(f"{stack.ready['ledger_url']}/console#/costs")
+    line = console.locator("#by-tenant").get_by_role("link", name=stack.ready["tenant_id"][:8])
+    line.click()
+    expect(console.locator("h1")).to_contain_text(f"of tenant {stack.ready['tenant_id'][:8]}")
+    for part in ("user", "model", "task_type"):
+        expect(console.locator(f"#by-{part} li").first).to_be_visible()
+    path = console.get_by_role("link", name="Statement to print").get_attribute("href")
+    assert path is not None and f"month={month}" in path
+    told = stack.get(path.replace("format=html", "format=json"), key=operator, base="ledger_url").json()
+    page = console.context.new_page()
+    page.goto(f"{stack.ready['ledger_url']}{path}")
+    expect(page.locator("body")).to_contain_text(f"{told['cost_cents']} cents, to the last unit")
+    page.close()
+
+
+PAGES = ("/", "/requests", "/costs", "/limits")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_use_it(scheme: Any, console: Page, stack: Stack) -> None:
+    """By axe-core's rules: names, roles, contrast; and nothing stands over the edge of a small phone."""
+    console.emulate_media(color_scheme=scheme)
+
+    def check(what: str) -> None:
+        found = Axe().run(console)
+        assert found.violations_count == 0, f"{what}: {found.generate_report()}"
+
+    for path in PAGES:
+        console.goto(f"{stack.ready['ledger_url']}/console#{path}")
+        expect(console.locator("nav a[aria-current=page]")).to_have_attribute("href", f"#{path}")
+        expect(console.locator("[aria-busy=true]")).to_have_count(0)
+        check(path)
+        console.set_viewport_size({"width": 360, "height": 740})
+        assert console.evaluate("document.documentElement.scrollWidth") <= 360, path
+        console.set_viewport_size({"width": 1280, "height": 900})
+    console.get_by_role("button", name="Add a quota").click()
+    check("the form of a quota")
+
+
+def test_an_auditor_looks_at_one_tenant_and_changes_nothing(browser: Browser, stack: Stack) -> None:
+    page = browser.new_page()
+    page.goto(f"{stack.ready['ledger_url']}/console")
+    page.get_by_label("API key").fill(in_a_thread(lambda: stack.key(stack.ready["tenant_id"], role="auditor")))
+    page.keyboard.press("Enter")
+    expect(page.locator(".live")).to_have_text("Live")
+    for path in ("/costs", "/limits"):
+        page.goto(f"{stack.ready['ledger_url']}/console#{path}")
+        expect(page.locator("h1")).to_contain_text(f"of tenant {stack.ready['tenant_id'][:8]}")
+        expect(page.locator("[aria-busy=true]")).to_have_count(0)
+        for verb in ("Stop", "Set", "Add", "Change", "Remove"):
+            expect(page.get_by_role("button", name=verb)).to_have_count(0)
+    page.close()
 
 
 def test_light_and_dark_and_small(console: Page) -> None:

@@ -8,8 +8,15 @@ from typing import Any
 from uuid import uuid4
 
 import psycopg
+from redis import Redis
 
 from tests.stack import Stack, eventually
+
+
+def now_ms(log: Redis) -> int:
+    """The log's clock."""
+    reading: Any = log.time()
+    return int(reading[0]) * 1000 + int(reading[1]) // 1000
 
 
 def test_limits_breakers_and_switches_of_a_moment(stack: Stack) -> None:
@@ -29,6 +36,7 @@ def test_limits_breakers_and_switches_of_a_moment(stack: Stack) -> None:
         last = stack.run(key=key)
         assert last["blocked_reason"] == "breaker_open"
         then_ms = order(type="shutoff.engaged", scope=scope, minutes=5)
+        eventually(lambda: now_ms(log) > then_ms, "the next order is of a later millisecond")
         order(type="limits.set", scope=scope, monthly_cents=8)
         order(type="kill_switch.released", scope={**scope, "task_type": "explanation"})
 

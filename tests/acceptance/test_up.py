@@ -40,6 +40,11 @@ def test_health_and_readiness(stack: Stack) -> None:
         assert stack.get("/healthz", base=base).status_code == 200
         assert stack.get("/readyz", base=base).json()["status"] == "ready"
         assert "python_info" in stack.get("/metrics", base=base).text
+    assert stack.cli("wait", "--seconds", "10").stdout == ""
+    late = stack.cli("wait", "--seconds", "0", stack.ready["gateway_url"], "http://127.0.0.1:1", check=False)
+    assert (late.returncode, late.stdout.split()[:4]) == (1, ["http://127.0.0.1:1", "is", "not", "ready:"])
+    for wrong in ("127.0.0.1:8080", "http://", "http://x:y"):
+        assert "is no URL" in stack.refused("wait", wrong)
     assert stack.get("/openapi.json").json()["openapi"].startswith("3.")
     assert stack.get("/docs").status_code == 200
 
@@ -48,6 +53,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(stack: Stack, configured: None
     def complaints() -> dict[str, str]:
         found = json.loads(stack.cli("doctor", "--json", check=False).stdout)
         assert found["ok"] == all(check["ok"] for check in found["checks"])
+        assert all(check["ok"] or check["runbook"].startswith("docs/runbooks/") for check in found["checks"])
         return {check["check"]: check["advice"] for check in found["checks"] if not check["ok"]}
 
     before = complaints()

@@ -7,26 +7,26 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from services.ledger import books, migrate
+from services.ledger import books, migrate, months
 from services.ledger.intake import Record, read_event
 from shared.partitions import Partition
 from skeldir.embedded import EmbeddedPostgres
 from tests.bench.figures import Figure, quantile
-from tests.bench.recorded import history
+from tests.bench.recorded import START_MS, Traffic, history
 
 BATCH, ROUNDS, BATCHES = 500, 24, 4
-BEFORE = "0006"
 _COLUMNS = ", ".join(books._EVENT_COLUMNS)
 _PLAIN = (
     f"INSERT INTO events ({_COLUMNS}) SELECT * FROM unnest("
     + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(books._EVENT_COLUMNS.values(), start=1))
-    + ") ON CONFLICT (id) DO NOTHING RETURNING id"
+    + ") ON CONFLICT (id, time) DO NOTHING RETURNING id"
 )
 
 
@@ -41,7 +41,7 @@ async def unchained(connection: Any, records: list[Record]) -> list[Record]:
 def batches() -> Iterator[list[Record]]:
     """Events of one partition each, as its writer takes them."""
     waiting: dict[int, list[Record]] = defaultdict(list)
-    for number, (partition, stream, event) in enumerate(history(10**9)):
+    for number, (partition, stream, event) in enumerate(history(Traffic(10**9))):
         entry_id = f"{round(event.time.timestamp() * 1000)}-{number}".encode()
         found = read_event(partition, getattr(Partition(partition), stream), (entry_id, {b"data": event.to_json()}))
         assert isinstance(found, Record)
@@ -61,12 +61,11 @@ async def measure() -> list[Figure]:
             with_chain = url
             migrate.upgrade(server.url("skeldir_owner"))
             admin: Any = await asyncpg.connect(server.url("postgres"))
-            # The same schema as of before, in a database of its own.
+            await months.make(admin, [datetime.fromtimestamp(START_MS / 1000, UTC).date()])
             name = url.rpartition("/")[2]
-            await admin.execute(f'CREATE DATABASE before TEMPLATE "{name}"')
+            await admin.execute(f'CREATE DATABASE without_chain TEMPLATE "{name}"')
             await admin.close()
-            migrate.downgrade(f"{server.url('skeldir_owner').rpartition('/')[0]}/before", BEFORE)
-            ways = {"with": (with_chain, chained), "without": (f"{url.rpartition('/')[0]}/before", unchained)}
+            ways = {"with": (with_chain, chained), "without": (f"{url.rpartition('/')[0]}/without_chain", unchained)}
             took: dict[str, list[float]] = {way: [] for way in ways}
             source = batches()
             connections = {way: await asyncpg.connect(database) for way, (database, _) in ways.items()}

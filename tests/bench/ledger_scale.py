@@ -1,7 +1,7 @@
 """Dashboards over many calls, with the eyes of a user, of a tenant's auditor and of an operator.
 
-`python -m tests.bench.ledger_scale --calls N` fills a database of its own with calls of a month (100 tenants of 20
-users), asks each question some times, and fails where a plan scans all calls, or a median is above `LIMIT_MS`.
+`python -m tests.bench.ledger_scale --calls N --tenants N` fills a database of its own with calls of a month (tenants of
+20 users each), asks each question some times, and fails where a plan scans all calls, or a median is above `LIMIT_MS`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,18 @@ from uuid import UUID
 import asyncpg
 import orjson
 
-from services.ledger import migrate, overview, sessions
+from services.ledger import lists, migrate, overview, series, sessions
+from services.ledger.costs import By, costs
 from services.ledger.dashboards import BY_NAME
+from services.ledger.keys import View
+from services.ledger.looking import looking, narrowing
+from services.ledger.queries import list_of
+from services.ledger.spending import SPEND_NOW
+from shared.control_state import Key
 from skeldir.embedded import EmbeddedPostgres
 from tests.bench.figures import Figure, quantile
 
-TENANTS, USERS, DAYS, CHUNK, TIMES = 100, 20, 30, 100_000, 15
+USERS, DAYS, CHUNK, TIMES = 20, 30, 100_000, 15
 LIMIT_MS = 50.0
 _FILL = """
 INSERT INTO llm_api_calls (
@@ -49,6 +55,22 @@ FROM (
   FROM generate_series($1::bigint, $2::bigint - 1) AS n
 ) AS made
 """
+# What the balances would have left: a month and an hour of each user and tenant, at any part of their caps.
+_BALANCES = """
+INSERT INTO llm_monthly_costs
+SELECT tenant_id, user_id, span_start::date, sum(cost_cents), sum(calls), '{}', now() FROM call_sums_of_users
+WHERE span = 'month' GROUP BY 1, 2, 3;
+INSERT INTO llm_monthly_budget_state
+SELECT tenant_id, user_id, month, 1, total_cost_cents * (1 + random()), total_cost_cents, 0, total_calls, now()
+FROM llm_monthly_costs;
+INSERT INTO llm_hourly_shutoff_state (
+  tenant_id, user_id, hour_start, balance_version, threshold_cents, total_cost_cents, total_calls, updated_at)
+SELECT tenant_id, user_id, span_start, 1, sum(cost_cents) * (1 + random()), sum(cost_cents), sum(calls), now()
+FROM call_sums_of_users WHERE span = 'hour' GROUP BY 1, 2, 3;
+INSERT INTO tenant_budget_state
+SELECT tenant_id, span, span_start, 1, sum(cost_cents) * (1 + random()), sum(cost_cents), 0, sum(calls), now()
+FROM call_sums_of_users GROUP BY 1, 2, 3
+"""
 # The dashboards as they were before there were rollups: the first two statements of the way back.
 _BEFORE = (migrate.MIGRATIONS / "sql" / "0009" / "down.sql").read_text().split(";")[:2]
 FROM_CALLS = {
@@ -57,34 +79,46 @@ FROM_CALLS = {
 }
 
 
-async def fill(connection: Any, calls: int) -> float:
+async def fill(connection: Any, calls: int, tenants: int) -> float:
     """Seconds that it took to write the calls, with their indexes and rollups."""
     began = time.perf_counter()
     start, gap = datetime.now(UTC) - timedelta(days=DAYS), timedelta(days=DAYS) / calls
     for first in range(0, calls, CHUNK):
-        await connection.execute(_FILL, first, min(first + CHUNK, calls), TENANTS, USERS, start, gap, timeout=600)
+        await connection.execute(_FILL, first, min(first + CHUNK, calls), tenants, USERS, start, gap, timeout=600)
         print(f"\r{first + CHUNK:,} calls, {time.perf_counter() - began:.0f} s", end="", file=sys.stderr)
     print(file=sys.stderr)
+    await connection.execute(_BALANCES, timeout=1200)
     return time.perf_counter() - began
 
 
-Question = tuple[str, str, tuple[Any, ...]]
+_KEY = Key("bench", UUID(int=0), None, "operator", None, "bench", 0)
+Question = tuple[str, str, Sequence[Any]]
 
 
-def questions(role: str, tenant: UUID | None, user: UUID | None) -> Iterator[Question]:
-    """What the console and the read API ask of calls for this view: a name, SQL and arguments."""
-    for name in FROM_CALLS:
-        yield f"dashboard {name}", BY_NAME[name].sql, ()
+def questions(view: View) -> Iterator[Question]:
+    """What the console and the read API ask for this view: a name, SQL and parameters."""
+    for dashboard in BY_NAME.values():
+        yield f"dashboard {dashboard.name}", *lists.question(view, list_of(dashboard), 500, None, {})
     now = datetime.now(UTC)
-    hours = overview._HOURS_OF_USERS if role == sessions.USER else overview._HOURS_OF_TENANTS
-    for what, seconds, days in (("a day by hour", 3600, 1), ("a month by day", 86_400, DAYS)):
-        yield f"series, {what}", hours, (tenant, user, seconds, now - timedelta(days=days), now)
-    yield "series, an hour by minute", overview._SERIES, (tenant, user, 60, now - timedelta(hours=1), now)
+    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    by: By = "tenant" if view.is_of_all else "user"
+    yield f"costs by {by}", *lists.question(view, costs(view, by), 50, None, {"month": month})
+    for listing in (lists.CALLS, lists.SHUTOFFS, SPEND_NOW):
+        yield f"list of {listing.name}", *lists.question(view, listing, 50, None, {})
+    steps: tuple[tuple[str, series.Step, int], ...] = (
+        ("day", "hour", 1),
+        ("month", "hour", DAYS),
+        ("month", "day", DAYS),
+    )
+    for what, step, days in steps:
+        asked = (*narrowing(view), series.SECONDS[step], now - timedelta(days=days), now)
+        yield f"series, a {what} by {step}", series.hours_of(view), asked
+    yield "series, an hour by minute", series.OF_CALLS, (*narrowing(view), 60, now - timedelta(hours=1), now)
     for name in ("_REASONS", "_RECENT"):
-        yield f"overview{name.lower().replace('_', ', ')}", getattr(overview, name), (tenant, user)
+        yield f"overview{name.lower().replace('_', ', ')}", getattr(overview, name), narrowing(view)
 
 
-async def measure(calls: int) -> tuple[list[Figure], list[str]]:
+async def measure(calls: int, tenants: int) -> tuple[list[Figure], list[str]]:
     """The figures, and what is wrong with them."""
     problems: list[str] = []
     with tempfile.TemporaryDirectory(prefix="skeldir-bench-", ignore_cleanup_errors=True) as folder:
@@ -93,13 +127,17 @@ async def measure(calls: int) -> tuple[list[Figure], list[str]]:
         try:
             migrate.upgrade(server.url("skeldir_owner"))
             ledger: Any = await asyncpg.connect(server.url("skeldir_ledger"), server_settings={"timezone": "UTC"})
-            seconds = await fill(ledger, calls)
+            pool = await sessions.pool(server.url("skeldir_ledger"), name="bench", size=1)
+            seconds = await fill(ledger, calls, tenants)
             admin: Any = await asyncpg.connect(server.url("postgres"))
             await admin.execute("VACUUM ANALYZE", timeout=1200)
             rows = await admin.fetchval("SELECT count(*) FROM call_sums_of_users")
             size = await admin.fetchval("SELECT pg_size_pretty(pg_database_size(current_database()))")
             found = [
-                Figure(f"{calls:,} calls written", f"{calls / seconds:,.0f} a second; {size}; {rows:,} sums of users")
+                Figure(
+                    f"{calls:,} calls of {tenants:,} tenants written",
+                    f"{calls / seconds:,.0f} a second; {size}; {rows:,} sums of users",
+                )
             ]
             tenant, user = UUID(int=1 + 42), UUID(int=1000 + 42 * USERS)
             for role, *narrow in (
@@ -107,20 +145,23 @@ async def measure(calls: int) -> tuple[list[Figure], list[str]]:
                 (sessions.AUDITOR, tenant, None),
                 (sessions.OPERATOR, None, None),
             ):
-                async with sessions.reading(ledger, role, narrow[0], [user] if narrow[1] else ()):
-                    for name, sql, arguments in questions(role, *narrow):
-                        found.append(await _ask(ledger, f"{role}: {name}", sql, arguments, problems))
+                view = View(_KEY, role, narrow[0], [user] if narrow[1] else ())
+                async with looking(pool, view, None) as connection:
+                    await connection.execute("SET LOCAL statement_timeout = 0")
+                    for name, sql, parameters in questions(view):
+                        found.append(await _ask(connection, f"{role}: {name}", sql, parameters, problems))
                     for name, sql in FROM_CALLS.items():
-                        took = await _took(ledger, sql, ())
+                        took = await _took(connection, sql, ())
                         found.append(Figure(f"{role}: dashboard {name}, from all calls, once", f"{took:,.0f} ms"))
             await admin.close()
             await ledger.close()
+            await pool.close()
         finally:
             server.stop()
     return found, problems
 
 
-async def _ask(connection: Any, name: str, sql: str, arguments: tuple[Any, ...], problems: list[str]) -> Figure:
+async def _ask(connection: Any, name: str, sql: str, arguments: Sequence[Any], problems: list[str]) -> Figure:
     plan = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {sql}", *arguments)
     if any(
         node["Node Type"] == "Seq Scan" and node["Relation Name"] == "llm_api_calls"
@@ -133,7 +174,7 @@ async def _ask(connection: Any, name: str, sql: str, arguments: tuple[Any, ...],
     return Figure(name, f"{quantile(times, 0.5):.1f} ms, at most {max(times):.1f}")
 
 
-async def _took(connection: Any, sql: str, arguments: tuple[Any, ...]) -> float:
+async def _took(connection: Any, sql: str, arguments: Sequence[Any]) -> float:
     began = time.perf_counter()
     await connection.fetch(sql, *arguments, timeout=600)
     return (time.perf_counter() - began) * 1000
@@ -149,7 +190,9 @@ def main() -> None:
     """Measure, print, and fail where a question is too slow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=1_000_000)
-    figures, problems = asyncio.run(measure(parser.parse_args().calls))
+    parser.add_argument("--tenants", type=int, default=100)
+    asked = parser.parse_args()
+    figures, problems = asyncio.run(measure(asked.calls, asked.tenants))
     for figure in figures:
         print(f"{figure.what}: {figure.value}")
     for problem in problems:

@@ -18,7 +18,7 @@ from services.ledger import migrate
 from services.ledger.rebuild import rebuild
 from skeldir.embedded import EmbeddedPostgres
 from tests.bench.figures import Figure
-from tests.bench.recorded import fill
+from tests.bench.recorded import Traffic, fill
 
 LOOK_S = 0.005
 
@@ -44,7 +44,7 @@ async def measure(tasks: int) -> list[Figure]:
         server.start()
         try:
             migrate.upgrade(server.url("skeldir_owner"))
-            events = await fill(server.url("postgres"), tasks)
+            events = await fill(server.url("postgres"), Traffic(tasks))
             found = []
             for what in ("no row was there", "every row was right"):
                 waits: list[float] = []

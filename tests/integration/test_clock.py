@@ -13,7 +13,9 @@ from redis.asyncio import Redis
 from services.executor.main import serve as serve_executor
 from services.policy.main import serve as serve_policy
 from shared.clock import ServerClock
+from shared.partitions import Partition
 from shared.settings import Settings
+from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
 from skeldir.embedded.process import free_port
 
@@ -33,6 +35,8 @@ async def test_nothing_is_read_before_the_servers_time_is_known(
 
     monkeypatch.setattr(ServerClock, "follow", follow_later)
     port = free_port()
+    async with connect(valkey.url("ledger"), client_name="test") as ledger:
+        await ledger.hset(Partition(0).ledger, "tasks", "0-0")  # as the ledger does for a new partition
     given: dict[str, Any] = {"redis_url": valkey.url(name), f"{name}_port": port, "partitions": 1}
     serving = asyncio.ensure_future(serve(Settings(**given)))
 

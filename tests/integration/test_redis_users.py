@@ -67,6 +67,70 @@ async def test_what_is_in_the_log_cannot_be_taken_back(
         await redis_as(role).execute_command(*command)
 
 
+SERVICES = ("gateway", "policy", "executor", "ledger")
+
+
+@pytest.mark.parametrize("role", [*SERVICES, "producer", "operator"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("FLUSHALL",), ("FLUSHDB",), ("CONFIG", "GET", "*"), ("CONFIG", "SET", "appendonly", "no"), ("KEYS", "*"),
+        ("SCAN", "0"), ("ACL", "LIST"), ("ACL", "SETUSER", "eve"), ("CLIENT", "KILL", "ID", "1"), ("MONITOR",),
+        ("SCRIPT", "FLUSH"), ("FUNCTION", "LIST"), ("REPLICAOF", "NO", "ONE"), ("BGREWRITEAOF",),
+        ("RENAME", TASKS, "x"),
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)  # fmt: skip
+async def test_nobody_administers_the_server(
+    role: str, command: tuple[str, ...], redis_as: Callable[[str], Redis]
+) -> None:
+    with pytest.raises(NoPermissionError):
+        await redis_as(role).execute_command(*command)
+
+
+@pytest.mark.parametrize(
+    ("role", "command"),
+    [
+        # Who does not decide does not see what others have left to spend.
+        ("gateway", ("GET", ACCOUNT)),
+        ("executor", ("GET", ACCOUNT)),
+        ("ledger", ("GET", ACCOUNT)),
+        ("executor", ("HGETALL", "{skeldir:0}:reservations")),
+        # Prompts: only who needs them. An executor has those that were allowed.
+        ("executor", ("XRANGE", TASKS, "-", "+")),
+        ("executor", ("XRANGE", INBOX, "-", "+")),
+        ("policy", ("XRANGE", INBOX, "-", "+")),
+        ("producer", ("XRANGE", TASKS, "-", "+")),
+        ("producer", ("HGETALL", TASK)),
+        # Cached answers belong to executors.
+        ("gateway", ("HGETALL", "{skeldir:0}:cache:k")),
+        ("policy", ("HGETALL", "{skeldir:0}:cache:k")),
+        ("ledger", ("HGETALL", "{skeldir:0}:cache:k")),
+        # Orders name keys by their hashes: no business of who only hands in tasks.
+        ("producer", ("XRANGE", CONTROL, "-", "+")),
+        ("producer", ("XRANGE", DEAD_LETTERS, "-", "+")),
+        # How far the books go is the ledger's to say: policy begins on a new log at that word.
+        ("policy", ("HSET", "{skeldir:0}:ledger", "tasks", "0-0")),
+        ("gateway", ("HSET", "{skeldir:0}:ledger", "tasks", "0-0")),
+        ("executor", ("HSET", "{skeldir:0}:ledger", "tasks", "0-0")),
+        ("operator", ("HSET", "{skeldir:0}:ledger", "tasks", "0-0")),
+        # And nobody but policy says what policy has read.
+        ("ledger", ("HSET", POLICY, "tasks", "0-0")),
+        ("operator", ("HSET", POLICY, "tasks", "0-0")),
+        ("executor", ("HSET", POLICY, "tasks", "0-0")),
+        # A lease is its own service's.
+        ("executor", ("HSET", "{skeldir:0}:lease:policy", "token", "9")),
+        ("ledger", ("HSET", "{skeldir:0}:lease:policy", "token", "9")),
+        ("policy", ("HSET", "{skeldir:0}:lease:ledger", "token", "9")),
+    ],
+)
+async def test_nobody_sees_or_says_what_is_not_theirs(
+    role: str, command: tuple[str, ...], redis_as: Callable[[str], Redis]
+) -> None:
+    with pytest.raises(NoPermissionError):
+        await redis_as(role).execute_command(*command)
+
+
 async def test_the_executor_may_count_lost_attempts(redis_as: Callable[[str], Redis]) -> None:
     """`finish.lua` does, for a task that is safe to retry."""
     record = "{skeldir:0}:task:lost-attempts"

@@ -59,16 +59,16 @@ class Pair:
         self.model.hashes[PARTITION.lease("policy")]["expires_ms"] = 0
         await self.admin.hset(self.partition.lease("policy"), "expires_ms", 0)
 
-    async def commit(self, changes: Changes, token: int) -> None:
+    async def commit(self, changes: Changes, token: int, owner: str = "p") -> None:
         simulated, _ = commands(PARTITION, changes, {}, 60_000)
         batch, keys = commands(self.partition, changes, {}, 60_000)
         try:
-            self.model.fenced(token, simulated)
+            self.model.fenced(owner, token, simulated)
         except Fenced:
             with pytest.raises(Fenced):
-                await self.leases["p"].commit(token, batch, keys)
+                await self.leases[owner].commit(token, batch, keys)
             return
-        await self.leases["p"].commit(token, batch, keys)
+        await self.leases[owner].commit(token, batch, keys)
         for event in changes.events:
             if event.type == "task.allowed":
                 await self._deliver(event)
@@ -139,7 +139,7 @@ async def test_the_model_answers_as_the_server_does(seed: int, redis_as: RedisAs
                 await pair.lapse()
             case 2:
                 empty = Changes()
-                await pair.commit(empty, dice.choice((pair.token, pair.token - 1, pair.token + 1)))
+                await pair.commit(empty, dice.choice((pair.token, pair.token - 1, pair.token + 1)), dice.choice("pq"))
             case 3 | 4:
                 await pair.begin(at, executor, dice.choice((1, 1, 2, 3)))
             case _:

@@ -245,7 +245,7 @@ def _lead(world: World, name: str, token: int, control: ControlView) -> Steps:
         moved = {stream: page[-1].entry_id for stream, page in pages.items() if page}
         moved |= {"control": acts[-1].position} if acts else {}
         batch, _ = commands(PARTITION, turn.changes, moved, 1000)
-        world.log.fenced(token, batch)
+        world.log.fenced(name, token, batch)
         # Only now: what a stale writer could not make sense of is none of its business any more.
         failed = [reason for _, reason in turn.changes.dead if reason.startswith("policy failed")]
         assert not failed, failed

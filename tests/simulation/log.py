@@ -83,9 +83,10 @@ class Log:
         return int(held["token"])
 
     # fenced.lua
-    def fenced(self, token: int, commands: Iterable[Command]) -> None:
-        """Run the commands that `services.policy.commit` made, if the token still holds."""
-        if self.hashes[PARTITION.lease("policy")]["token"] != token:
+    def fenced(self, owner: str, token: int, commands: Iterable[Command]) -> None:
+        """Run the commands that `services.policy.commit` made, if the owner's token still holds."""
+        held = self.hashes[PARTITION.lease("policy")]
+        if (held["token"], held["owner"]) != (token, owner):
             raise Fenced("another writer has the lease")
         for name, key, *words in commands:
             match name:

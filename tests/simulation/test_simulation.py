@@ -51,8 +51,9 @@ def a_stale_writer_commits(patch: Patch) -> None:
     """The fencing token is not looked at."""
     original = log.Log.fenced
 
-    def fenced(self: log.Log, token: int, commands: Any) -> None:
-        original(self, self.hashes[log.PARTITION.lease("policy")]["token"], commands)
+    def fenced(self: log.Log, owner: str, token: int, commands: Any) -> None:
+        held = self.hashes[log.PARTITION.lease("policy")]
+        original(self, held["owner"], held["token"], commands)
 
     patch.setattr(log.Log, "fenced", fenced)
 

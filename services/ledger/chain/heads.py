@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 from uuid import UUID
 
+import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from services.ledger import months
 from services.ledger.chain.link import start
 from services.ledger.chain.seal import Seal, key_id, sign
-from services.ledger.sessions import Connection
+from services.ledger.sessions import Connection, write_as_ledger
+
+# An event that comes again has the same id; the time is another one where a service that had forgotten made it anew
+# (its log was restored from a backup). So far apart such two are recognised: nobody looks through the months before.
+SAME_EVENT = timedelta(days=7)
+HELD_TIMEOUT_S = 3600.0
 
 # Locked until the commit: whoever appends to a chain does so one after the other.
-_LOCK = """
-SELECT length, head, ARRAY(SELECT id FROM events WHERE id = ANY ($2::uuid[])) AS known FROM event_chains
-WHERE chain = $1 FOR UPDATE
+_LOCK = f"""
+SELECT length, head,
+  ARRAY(SELECT id FROM events WHERE id = ANY ($2::uuid[]) AND time >= $3 AND time <= $4) AS known,
+  {months.MISSING.format(months="$5")} AS missing
+FROM event_chains WHERE chain = $1 FOR UPDATE
 """
 _BEGIN = "INSERT INTO event_chains (chain, head) VALUES ($1, $2) ON CONFLICT (chain) DO NOTHING"
 _UNSEALED = """
@@ -37,13 +48,33 @@ class Head(NamedTuple):
     known: frozenset[UUID]
 
 
-async def lock(connection: Connection, chain: int, ids: Sequence[UUID]) -> Head:
-    """The chain's end, which nobody else moves until this transaction ends."""
-    row = await connection.fetchrow(_LOCK, chain, ids)
+async def lock(connection: Connection, chain: int, events: Mapping[UUID, datetime]) -> Head:
+    """The chain's end, which nobody else moves until this transaction ends; the events' months are there then.
+
+    `events`: the times of those that are to be appended, by their ids.
+    """
+    first, last = min(events.values()) - SAME_EVENT, max(events.values()) + SAME_EVENT
+    asked = (chain, list(events), first, last, months.months_of(events.values()))
+    row = await connection.fetchrow(_LOCK, *asked)
     if row is None:
         await connection.execute(_BEGIN, chain, start(chain))
-        row = await connection.fetchrow(_LOCK, chain, ids)
+        row = await connection.fetchrow(_LOCK, *asked)
+    await months.make(connection, row["missing"])
     return Head(row["length"], row["head"], frozenset(row["known"]))
+
+
+@asynccontextmanager
+async def held(database_url: str) -> AsyncIterator[None]:
+    """Nobody appends: who has begun is waited for, who comes waits. For a moment only; as the ledger's role."""
+    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=HELD_TIMEOUT_S)
+    try:
+        async with connection.transaction():
+            await write_as_ledger(connection)
+            for table in ("checkpoints", "event_chains"):  # in the order in which a commit takes them
+                await connection.execute(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE")
+            yield
+    finally:
+        await connection.close()
 
 
 async def seal(connection: Connection, chain: int, key: Ed25519PrivateKey) -> Seal | None:

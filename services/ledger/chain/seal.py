@@ -59,11 +59,16 @@ def read_public(file: Path) -> Ed25519PublicKey:
     if b"PRIVATE KEY" in text:
         return read_private(file).public_key()
     try:
-        key = serialization.load_pem_public_key(text)
+        return from_pem(text)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise UnusableKey(f"{file} holds no public key: {error}") from error
+
+
+def from_pem(text: bytes) -> Ed25519PublicKey:
+    """The public key that `public_pem` wrote. Raises ValueError, TypeError, UnsupportedAlgorithm."""
+    key = serialization.load_pem_public_key(text)
     if not isinstance(key, Ed25519PublicKey):
-        raise UnusableKey(f"{file} holds another key than one of Ed25519")
+        raise TypeError("it is of another kind than Ed25519")
     return key
 
 

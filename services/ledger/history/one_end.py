@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from services.ledger.history.entry import Entry, Finding
 from services.ledger.history.live import ENDS, Live
+from shared.events.decisions import BlockReason
 
 
 class OneEnd:
@@ -24,7 +25,8 @@ class OneEnd:
                 yield self._finding(entry, "a task without an end", "none: never submitted, or ended before", ())
         elif life.end is not None:
             yield self._finding(entry, "one end", f"a second, {entry.event.type}", (life.end.name,))
-        elif data.decision_id is not None:
+        # An end that was made because the log was lost ends what was given back, too: nobody decides that again.
+        elif data.decision_id is not None and getattr(data, "reason", "") != BlockReason.LOG_LOST:
             decision = live.decisions.get(data.decision_id)
             if decision is not None and decision.given_back is not None:
                 seen = (decision.given_back.name,)

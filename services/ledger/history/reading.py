@@ -1,38 +1,33 @@
-"""The shell of the history checker: a cursor over the books, partition by partition, on one read-only snapshot.
+"""The shell of the history checker: the books in the order of the log, partition by partition, on one snapshot.
 
 The server sorts (on its disk, where the books are large); here is one page, one window of `order.py`, and what is live.
+Processes share the partitions.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-import asyncpg
-
+from services.ledger import event_pages
 from services.ledger.history.checker import PENDING_MS, STOP_BOUND_MS, HistoryChecker
 from services.ledger.history.entry import Entry, Finding, Stream
 from services.ledger.history.order import View
 from services.ledger.history.orders import Orders
-from services.ledger.sessions import Connection, write_as_ledger
+from services.ledger.processes import WORTH_A_PROCESS, Progress, Tell, piles, shared
+from services.ledger.sessions import export, snapshot
 from shared.control_state import order_of
 from shared.events.control import parse_control
 from shared.events.registry import EVENTS
 from shared.partitions import Partition
 
-PAGE = 2000
 TIMEOUT_S = 24 * 3600.0
 MAX_FINDINGS = 1000
 
-_EVENTS = """
-SELECT partition, stream, entry_id, body FROM events WHERE partition IS NOT NULL
-ORDER BY partition, split_part(entry_id, '-', 1)::bigint, split_part(entry_id, '-', 2)::bigint
-"""
-
-Progress = Callable[[int, int], None]
-"""Told how many events were checked, of how many."""
+_LENGTHS = "SELECT partition, count(*) AS events FROM events WHERE partition IS NOT NULL GROUP BY partition"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +66,16 @@ class HistoryReport:
             if len(self.findings) < MAX_FINDINGS:
                 self.findings.append(one)
 
+    def join(self, other: HistoryReport) -> None:
+        """Add what another process has found."""
+        for name, count in other.checks.items():
+            self.checks[name] += count
+        self.findings += other.findings[: max(0, MAX_FINDINGS - len(self.findings))]
+        self.events += other.events
+        self.partitions += other.partitions
+        self.live += other.live
+        self.unjudged += other.unjudged
+
     def close(self, run: _Run, before_ms: int) -> None:
         """A partition has come to its end."""
         self.add(run.end(before_ms))
@@ -81,36 +86,40 @@ class HistoryReport:
 
 async def verify_history(database_url: str, bounds: Bounds, progress: Progress | None = None) -> HistoryReport:
     """Check the whole history. The URL is the ledger's, or the owner's. Raises UndecodableEvent, driver's errors."""
-    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
-    try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            await write_as_ledger(connection)
-            return await _check(connection, bounds, progress)
-    finally:
-        await connection.close()
-
-
-async def _check(connection: Connection, bounds: Bounds, progress: Progress | None) -> HistoryReport:
-    orders = await _orders(connection)
-    checkpoints = {row["stream"]: row["entry_id"] for row in await connection.fetch("SELECT * FROM checkpoints")}
-    total = await connection.fetchval("SELECT count(*) FROM events WHERE partition IS NOT NULL")
-    before_ms = max((order_of(one)[0] for one in checkpoints.values()), default=0) - bounds.pending_ms
-    report = HistoryReport(checks=dict.fromkeys(names(), 0))
     began = time.perf_counter()
-    run: _Run | None = None
-    async for page in _pages(connection):
-        for row in page:
-            if run is None or run.partition != row["partition"]:
-                if run is not None:
-                    report.close(run, before_ms)
-                run = _Run(row["partition"], orders, bounds, checkpoints)
-            report.add(run.take(row))
-        report.events += len(page)
-        if progress is not None:
-            progress(report.events, total)
-    if run is not None:
-        report.close(run, before_ms)
+    async with snapshot(database_url, timeout_s=TIMEOUT_S) as connection:
+        lengths = {row["partition"]: row["events"] for row in await connection.fetch(_LENGTHS)}
+        work = partial(_check, database_url, await export(connection), bounds)
+        pieces = [sorted(pile) for pile in piles(lengths, WORTH_A_PROCESS)]
+        parts = await shared(work, pieces, sum(lengths.values()), progress)
+    report = HistoryReport(checks=dict.fromkeys(names(), 0))
+    for part in parts:
+        report.join(part)
     report.seconds = time.perf_counter() - began
+    return report
+
+
+async def _check(
+    database_url: str, exported: str, bounds: Bounds, partitions: Sequence[int], tell: Tell
+) -> HistoryReport:
+    """Some partitions, one after another."""
+    report = HistoryReport(checks=dict.fromkeys(names(), 0))
+    async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
+        orders = Orders((name, parse_control(body)) for name, body in await event_pages.of_control(connection))
+        checkpoints = {row["stream"]: row["entry_id"] for row in await connection.fetch("SELECT * FROM checkpoints")}
+        before_ms = max((order_of(one)[0] for one in checkpoints.values()), default=0) - bounds.pending_ms
+        run: _Run | None = None
+        async for page in event_pages.in_order(connection, partitions):
+            for row in page:
+                if run is None or run.partition != row["partition"]:
+                    if run is not None:
+                        report.close(run, before_ms)
+                    run = _Run(row["partition"], orders, bounds, checkpoints)
+                report.add(run.take(row))
+            report.events += len(page)
+            tell(len(page))
+        if run is not None:
+            report.close(run, before_ms)
     return report
 
 
@@ -142,14 +151,3 @@ class _Run:
     def end(self, before_ms: int) -> list[Finding]:
         found = [one for entry in self._view.rest() for one in self.checker.take(entry)]
         return [*found, *self.checker.finish(before_ms)]
-
-
-async def _pages(connection: Connection) -> AsyncIterator[list[Any]]:
-    cursor = await connection.cursor(_EVENTS)
-    while page := await cursor.fetch(PAGE):
-        yield page
-
-
-async def _orders(connection: Connection) -> Orders:
-    rows = await connection.fetch("SELECT entry_id, body FROM events WHERE partition IS NULL")
-    return Orders((row["entry_id"], parse_control(row["body"])) for row in rows)

@@ -10,6 +10,7 @@ from services.ledger.projections import (
     materialisations,
     monthly_costs,
     reservations,
+    rules,
 )
 from services.ledger.projections.control import KEYS, KILL_SWITCHES, LIMITS
 from services.ledger.projections.rows import Patch, Table
@@ -39,6 +40,9 @@ TABLES: tuple[Table, ...] = (
     KILL_SWITCHES,
     LIMITS,
     KEYS,
+    rules.QUOTAS,
+    rules.BOUNDS,
+    rules.DOWNGRADES,
 )
 
 

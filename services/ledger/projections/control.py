@@ -5,15 +5,16 @@ The control stream has one order for all, and its fold (`shared/control_state.py
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, assert_never
 from uuid import UUID
 
-from services.ledger.projections import storable
+from services.ledger.projections import rules, storable
 from services.ledger.projections.hourly_shutoff import HOURLY_SHUTOFF
 from services.ledger.projections.rows import Kind, Patch, Register, Table, order_stamp
 from services.ledger.projections.windows import hour_of
-from shared.control_state import ControlState, Shutoff, shutoff_end_ms
+from shared.control_state import ControlState, Shutoff, evolve, order_of, shutoff_end_ms
 from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.control import (
     AttemptReconciled,
@@ -35,10 +36,11 @@ from shared.events.control import (
     ShutoffEngaged,
     ShutoffReleased,
     entry_ms,
+    parse_control,
 )
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import at
-from shared.events.privacy import PrivacySet
+from shared.events.privacy import PrivacySet, TextsErased
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 
@@ -97,6 +99,15 @@ KEYS = Table(
 )
 
 
+def project_all(orders: Iterable[tuple[str, str]]) -> Iterator[Patch]:
+    """The patches of all orders, given as entry ids and bodies in any order. Raises InvalidControl."""
+    state = ControlState()
+    for entry_id, body in sorted(orders, key=lambda one: order_of(one[0])):
+        order = parse_control(body)
+        yield from project(state, entry_id, order)
+        state = evolve(state, entry_id, order)
+
+
 def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Patch]:
     """The rows that an entry of the control stream changes; `before` is the state that it finds."""
     order = entry_stamp(entry_id)
@@ -127,9 +138,9 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
         case LimitsSet():
             return [_limits(event, order, now)]
         case QuotaSet() | QuotaUnset() | BoundsSet() | BoundsUnset() | DowngradeSet() | DowngradeUnset():
-            return []  # each decision says what it counted against, allowed and moved
-        case PrivacySet():
-            return []  # each task says what of it is stored
+            return [rules.project(before, event, order, now)]
+        case PrivacySet() | TextsErased():
+            return []  # each task says what of it is stored, and `keyring.py` destroys keys
         case CachePurged():
             return []  # the cache is no part of the books
         case PriceSet():

@@ -13,10 +13,12 @@ Each of these is commutative and associative, and all but sums are idempotent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from functools import cached_property
+from operator import itemgetter
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from shared.events.envelope import Envelope
@@ -52,7 +54,7 @@ class Register:
     order_kind: Kind = Kind.UUID
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """A projection: its columns and how they merge. `defaults` stand where no event has written a column yet."""
 
@@ -65,7 +67,13 @@ class Table:
     latest: Mapping[str, Kind] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
 
-    @property
+    @cached_property
+    def key_of(self) -> Callable[[Row], Key]:
+        """Which row it is."""
+        first, *others = self.key
+        return itemgetter(first, *others) if others else lambda row: (row[first],)
+
+    @cached_property
     def columns(self) -> dict[str, Kind]:
         """Every column that a patch may write, in one fixed order."""
         found = {**self.key, **self.constants}
@@ -75,47 +83,53 @@ class Table:
         return {**found, **self.sums, **self.earliest, **self.latest}
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(NamedTuple):
     """What one event says about one row: its key, and the columns of the groups that the event writes."""
 
     table: Table
     row: Row
 
-    @property
-    def key(self) -> Key:
-        return tuple(self.row[name] for name in self.table.key)
 
-
-Tables = dict[str, dict[Key, Patch]]
+Tables = dict[str, dict[Key, Row]]
 
 
 def fold(patches: Iterable[Patch], into: Tables | None = None) -> Tables:
-    """The rows that come of the patches: one merged patch a row."""
+    """The rows that come of the patches, each with the columns that were written. No patch is changed."""
     tables: Tables = {} if into is None else into
-    for patch in patches:
-        rows = tables.setdefault(patch.table.name, {})
-        before = rows.get(patch.key)
-        rows[patch.key] = patch if before is None else Patch(patch.table, merge(patch.table, before.row, patch.row))
+    for table, row in patches:
+        rows = tables.setdefault(table.name, {})
+        key = table.key_of(row)
+        before = rows.get(key)
+        if before is None:
+            rows[key] = row.copy()
+        else:
+            merge(table, before, row)
     return tables
 
 
-def merge(table: Table, left: Row, right: Row) -> Row:
-    """Two patches of one row as one."""
-    merged = {name: left[name] for name in table.key}
+def merge(table: Table, into: Row, row: Row) -> None:
+    """Take another patch of the same row into it. Only what that patch writes is looked at: most write little."""
     for name in table.constants:
-        merged[name] = right.get(name) if left.get(name) is None else left[name]
+        if into.get(name) is None:
+            into[name] = row.get(name)
     for register in table.registers:
-        winner = right if _later(left.get(register.order), right.get(register.order)) else left
-        for name in (register.order, *register.columns):
-            merged[name] = winner.get(name)
+        order = row.get(register.order)
+        if order is not None:
+            before = into.get(register.order)
+            if before is None or order > before:
+                into[register.order] = order
+                for name in register.columns:
+                    into[name] = row.get(name)
     for name, kind in table.sums.items():
-        merged[name] = _sum(kind, left.get(name), right.get(name))
+        into[name] = _sum(kind, into.get(name), row.get(name))
     for name in table.earliest:
-        merged[name] = min((row[name] for row in (left, right) if row.get(name) is not None), default=None)
+        before, now = into.get(name), row.get(name)
+        if before is None or (now is not None and now < before):
+            into[name] = now
     for name in table.latest:
-        merged[name] = max((row[name] for row in (left, right) if row.get(name) is not None), default=None)
-    return merged
+        before, now = into.get(name), row.get(name)
+        if before is None or (now is not None and now > before):
+            into[name] = now
 
 
 def stamp(event: Envelope, rank: int = 0) -> UUID:
@@ -126,10 +140,6 @@ def stamp(event: Envelope, rank: int = 0) -> UUID:
 def order_stamp(time_ms: int, low: int, rank: int = 0) -> UUID:
     """A stamp of one bit of rank, 47 bits of milliseconds, and the lowest 80 bits of `low`."""
     return UUID(int=(rank << 127) | ((time_ms & (2**47 - 1)) << 80) | (low & (2**80 - 1)))
-
-
-def _later(left: Any, right: Any) -> bool:
-    return right is not None and (left is None or right > left)
 
 
 def _sum(kind: Kind, left: Any, right: Any) -> Any:

@@ -28,7 +28,7 @@ from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
 from shared.streams.lease import Command, Fenced, Lease
-from shared.streams.read import read_after
+from shared.streams.read import WideReader
 
 # Outcomes are gathered for so long: a breaker that opens 20 ms later costs less than a reading for each of them.
 GATHER_S = 0.02
@@ -83,8 +83,9 @@ class BreakerWriter:
         await self._load()
         renewal = asyncio.create_task(self._renew())
         try:
-            while not renewal.done():
-                await self._take_turn()
+            async with WideReader(self._redis) as reader:
+                while not renewal.done():
+                    await self._take_turn(reader)
         finally:
             renewal.cancel()
         await renewal
@@ -107,9 +108,9 @@ class BreakerWriter:
         }
         self._moved, self._stored_ms = False, self._clock.now_ms()
 
-    async def _take_turn(self) -> None:
+    async def _take_turn(self, reader: WideReader) -> None:
         """Read, decide, commit."""
-        pages = await read_after(self._redis, self._positions, self._settings.batch_size, self._patience_ms())
+        pages = await reader.read(self._positions, self._settings.batch_size, self._patience_ms())
         # After the outcomes, so that an operator's reset is known before what came behind it.
         await self._control.catch_up()
         calls = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.policy.budget import current_hour, current_month, hourly_cap, monthly_cap
-from services.policy.state import Book, Bucket, Circumstances
+from services.policy.state import NO_MONEY, Book, Circumstances
 from shared.downgrades import Downgrade
 from shared.events.decisions import Balance, TaskDowngraded
 from shared.events.tasks import Task, moved_to, ref_of
@@ -33,7 +33,7 @@ def _near_the_end(rule: Downgrade, book: Book, tenant_id: UUID, user_id: UUID, n
     start = start_of(book.tenant, now.now_ms)
     for scope, account, one in (("user", book.user, user_id), ("tenant", book.tenant, None)):
         cap = cap_of(now, tenant_id, one)
-        bucket = (account.months if monthly else account.hours).get(start, Bucket())
+        bucket = (account.months if monthly else account.hours).get(start, NO_MONEY)
         if cap is not None and bucket.committed * 100 >= cap * rule.percent:
             return Balance(
                 scope=scope,

@@ -69,6 +69,8 @@ def options(request: Request, terms: Terms, now: Circumstances) -> list[Option]:
 
 def beside(choice: Task, others: Sequence[Option], request: Request, now: Circumstances) -> tuple[Option, ...]:
     """Those that count against no quota but the choice's own: what is reserved for it then holds for them, too."""
+    if not others:
+        return ()
     quotas = of_tenant(request.tenant_id, now)
 
     def bounding(task: Task) -> set[str]:
@@ -80,6 +82,8 @@ def beside(choice: Task, others: Sequence[Option], request: Request, now: Circum
 
 def covering(price: Quote, others: Sequence[Option]) -> Quote:
     """What is reserved where one of several may be called, whichever: the most that any of them can cost."""
+    if not others:
+        return price
     lengths = [one.max_output_tokens or 0 for one in (price, *(other.price for other in others))]
     amount = max([price.amount, *(other.price.amount for other in others)])
     return replace(price, amount=amount, max_output_tokens=max(lengths) or None)

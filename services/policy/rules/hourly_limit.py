@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from services.policy.budget import end_of_hour_ms, fits, hourly_cap
 from services.policy.rules import Book, Circumstances, Refusal, Request
-from services.policy.state import Bucket
+from services.policy.state import NO_MONEY
 from shared.events.decisions import BlockReason
 
 
 def check_shutoff(book: Book, request: Request, now: Circumstances) -> Refusal | None:
     """Refuse everything, cached answers too, once the user's threshold is spent."""
     cap = hourly_cap(now, request.tenant_id, request.user_id)
-    spent = book.user.hours.get(request.hour, Bucket()).spent
+    spent = book.user.hours.get(request.hour, NO_MONEY).spent
     # A threshold of 0 allows what costs nothing; the reservation below refuses the rest.
     if cap is None or cap == 0 or spent < cap:
         return None
@@ -23,7 +23,7 @@ def check_shutoff(book: Book, request: Request, now: Circumstances) -> Refusal |
 def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
     """Refuse a reservation that does not fit, for the user or for the tenant as a whole."""
     for scope, account, user_id in (("user", book.user, request.user_id), ("tenant", book.tenant, None)):
-        bucket = account.hours.get(request.hour, Bucket())
+        bucket = account.hours.get(request.hour, NO_MONEY)
         cap = hourly_cap(now, request.tenant_id, user_id)
         if not fits(bucket, request.amount, cap):
             seen = {"scope": scope, "spent": bucket.spent, "reserved": bucket.reserved, "threshold": cap}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.policy.budget import fits, monthly_cap
 from services.policy.rules import Book, Circumstances, Refusal, Request
-from services.policy.state import Bucket
+from services.policy.state import NO_MONEY
 from shared.events.decisions import BlockReason
 from shared.quotas import window_end_ms
 
@@ -12,7 +12,7 @@ from shared.quotas import window_end_ms
 def check(book: Book, request: Request, now: Circumstances) -> Refusal | None:
     """Refuse a reservation that does not fit."""
     for scope, account, user_id in (("user", book.user, request.user_id), ("tenant", book.tenant, None)):
-        bucket = account.months.get(request.month, Bucket())
+        bucket = account.months.get(request.month, NO_MONEY)
         cap = monthly_cap(now, request.tenant_id, user_id)
         if not fits(bucket, request.amount, cap):
             seen = {"scope": scope, "spent": bucket.spent, "reserved": bucket.reserved, "cap": cap}

@@ -103,7 +103,7 @@ class Bench:
         settings = self.settings.model_copy(update=changed)
         redis = connect(self.server.url("gateway"), client_name="gateway-test", max_connections=128)
         history = History(database_url)
-        app, workers = compose(redis, history, f"gateway-{uuid4().hex}", settings)
+        app, workers, _ = compose(redis, history, f"gateway-{uuid4().hex}", settings)
         config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         server = _Server(config)
         serving = asyncio.create_task(server.serve())

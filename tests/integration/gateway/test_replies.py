@@ -77,7 +77,7 @@ async def test_another_stream_is_refused(bench: Bench, gateway: Gateway, key: st
 
 async def test_a_gateway_that_dies_loses_no_reply_and_nothing_is_trimmed_before_it(bench: Bench) -> None:
     stream, partition = stream_of(bench), bench.partition()
-    trimmer = Trimmer(bench.admin, _Now(), Settings(), keep_ms=0)
+    trimmer = Trimmer(bench.admin, None, _Now(), Settings(), keep_ms=0)
     async with bench.gateway(lease_ttl_ms=400):
         await bench.put(bench.task(request_id="while-it-lives", reply_to=stream), bench.task(reply_to=stream))
         first, second = await bench.tasks(2)
@@ -85,14 +85,15 @@ async def test_a_gateway_that_dies_loses_no_reply_and_nothing_is_trimmed_before_
         await replies(bench, stream, 1)
     await bench.end(second)
     newest = (await bench.admin.xrevrange(partition.outcomes, count=1))[0][0].decode()
-    for name in (partition.policy, partition.ledger):  # the others have read everything
-        await bench.admin.hset(name, mapping={"tasks": newest, "outcomes": newest, "decisions": newest})
-    assert (await trimmer.floors(partition))[partition.outcomes] != newest
+    # The others have read everything.
+    await bench.admin.hset(partition.policy, mapping={"tasks": newest, "outcomes": newest, "decisions": newest})
+    books = dict.fromkeys((partition.tasks, partition.decisions, partition.outcomes), newest)
+    assert (await trimmer.floors(partition, books))[partition.outcomes] != newest
     async with bench.gateway(lease_ttl_ms=400):
         assert len({one["task_id"] for one in await replies(bench, stream, 2)}) == 2
 
         async def seen() -> bool:
-            return bool((await trimmer.floors(partition))[partition.outcomes] == newest)
+            return bool((await trimmer.floors(partition, books))[partition.outcomes] == newest)
 
         await eventually(seen, "trimming may go on")
 

@@ -8,6 +8,7 @@ import io
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ import orjson
 import pytest
 
 from services.ledger import api, books, lists, sessions
+from services.ledger.dashboards import BY_NAME
 from services.ledger.keys import Doorkeeper
 from services.ledger.overview import Overview
 from shared.clock import ServerClock
@@ -125,6 +127,124 @@ async def test_pages_follow_one_another(door: Door) -> None:
     assert len(set(found)) == len(found) > 3
 
 
+async def whole(door: Door, path: str, name: str, key: str, limit: int) -> list[dict[str, Any]]:
+    """All rows of a list, page by page, each page as CSV too."""
+    found, before, and_ = list[dict[str, Any]](), "", "&" if "?" in path else "?"
+    while before is not None:
+        query = f"{path}{and_}limit={limit}{before and '&before=' + before}"
+        page = (await door.get(query, key)).json()
+        lines = csv.DictReader(io.StringIO((await door.get(f"{query}&format=csv", key)).text, newline=""))
+        assert len(list(lines)) == len(page[name]), query
+        found, before = found + page[name], page["next"]
+    assert len({orjson.dumps(row) for row in found}) == len(found)
+    return found
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+async def test_dashboards_are_narrowed_and_come_in_pages(name: str, door: Door) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    path = f"/v1/dashboards/{name}"
+    at_once = (await door.get(path, auditor)).json()
+    assert (at_once["name"], at_once["next"]) == (name, None)
+    assert await whole(door, path, "rows", auditor, 1) == at_once["rows"] != []
+    of_tenant = f"{path}?tenant_id={door.bench.tenant}"
+    assert (await door.get(of_tenant, operator)).json()["rows"] == at_once["rows"], "by the tenant's own eyes"
+    assert (await door.get(f"{path}?tenant_id={uuid4()}", operator)).json()["rows"] == []
+    assert (await door.get(f"{path}?user_id={door.bench.users[0]}", operator)).status_code == 422
+    user = f"{of_tenant}&user_id={door.bench.users[0]}"
+    mine = await door.key("producer", door.bench.tenant, door.bench.users[0])
+    assert (await door.get(user, operator)).json()["rows"] == (await door.get(path, mine)).json()["rows"]
+
+
+async def test_the_events_of_a_task_come_in_pages(door: Door) -> None:
+    key = await door.key("auditor", door.bench.tenant)
+    call = (await door.get("/v1/calls?status=success&limit=1", key)).json()["calls"][0]
+    path = f"/v1/events?task_id={call['id']}"
+    at_once = (await door.get(path, key)).json()["events"]
+    assert len(at_once) > 2
+    assert await whole(door, path, "events", key, 1) == at_once
+
+
+async def test_costs_add_up_whatever_they_are_told_by(door: Door) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    mine = await door.key("producer", door.bench.tenant, door.bench.users[0])
+    calls = (await door.get("/v1/calls?limit=500", auditor)).json()["calls"]
+    month = min(call["created_at"] for call in calls)[:7]
+    of_month = [call for call in calls if call["created_at"].startswith(month) and call["status"] != "pending"]
+    in_all = sum(Decimal(str(call["cost_cents"])) for call in of_month)
+    for by in ("tenant", "user", "provider", "model", "task_type"):
+        rows = await whole(door, f"/v1/costs?by={by}&month={month}", "costs", auditor, 1)
+        assert sum(row["calls"] for row in rows) == len(of_month), by
+        assert sum(row["success"] + row["blocked"] + row["failed"] for row in rows) == len(of_month), by
+        assert sum(Decimal(str(row["cost_cents"])) for row in rows) == in_all > 0, by
+        assert [row["cost_cents"] for row in rows] == sorted((row["cost_cents"] for row in rows), reverse=True)
+        narrowed = f"/v1/costs?by={by}&month={month}&tenant_id={door.bench.tenant}"
+        assert await whole(door, narrowed, "costs", operator, 500) == rows
+    users = await whole(door, f"/v1/costs?by=user&month={month}", "costs", mine, 500)
+    assert [row["user"] for row in users] == [str(door.bench.users[0])]
+    everyone = await whole(door, f"/v1/costs?by=tenant&month={month}", "costs", operator, 500)
+    assert (
+        Decimal(str(next(row for row in everyone if row["tenant"] == str(door.bench.tenant))["cost_cents"])) == in_all
+    )
+    assert (await door.get("/v1/costs?by=model", operator)).status_code == 200
+    assert (await door.get("/v1/costs?by=user", operator)).status_code == 422
+
+
+async def test_a_statement_is_the_months_to_the_last_unit(door: Door, as_superuser: Any) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    first = await as_superuser.fetchval(
+        "SELECT min(month) FROM llm_monthly_costs WHERE tenant_id = $1 AND total_cost_cents > 0", door.bench.tenant
+    )
+    in_all = await as_superuser.fetchval(
+        "SELECT sum(total_cost_cents) FROM llm_monthly_costs WHERE tenant_id = $1 AND month = $2",
+        door.bench.tenant,
+        first,
+    )
+    path = f"/v1/statement?month={first:%Y-%m}"
+    told = (await door.get(path, auditor)).json()
+    assert (told["tenant_id"], Decimal(told["cost_cents"])) == (str(door.bench.tenant), in_all)
+    assert (await door.get(f"{path}&tenant_id={door.bench.tenant}", operator)).json() == told
+    lines = list(csv.DictReader(io.StringIO((await door.get(f"{path}&format=csv", auditor)).text)))
+    assert sum(Decimal(line["cost_cents"]) for line in lines) == in_all
+    page = await door.get(f"{path}&format=html", auditor)
+    assert f"{in_all.normalize():f} cents" in page.text
+    assert (
+        "script" not in page.headers["content-security-policy"]
+        and "unsafe" not in page.headers["content-security-policy"]
+    )
+    for key, query in (
+        (operator, path),
+        (auditor, f"{path}&user_id={door.bench.users[0]}"),
+        (auditor, "/v1/statement?month=May"),
+    ):
+        assert (await door.get(query, key)).status_code == 422, query
+    assert (await door.get(path, await door.key("producer", door.bench.tenant, door.bench.users[0]))).status_code == 422
+
+
+async def test_an_unusual_hour_is_marked_for_who_may_see_it(
+    door: Door, as_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twenty days of a call each, then one that costs more."""
+    monkeypatch.setattr("services.ledger.anomalies.LEAST", {"spend": Decimal(2), "failures": Decimal(2)})
+    bench = Bench(door.bench.redis_as, door.bench.database_url, door.bench.partition, uuid4(), (uuid4(), uuid4()))
+    call, day = (("submit", 0, 1), ("succeed", 0, 1)), (("wait", 1, 0),) * 24
+    history = bench.history((*((*call, *day) * 20), ("submit", 0, 4), ("succeed", 0, 12)))
+    await books.commit(as_ledger, {}, {}, history.records())
+    end = datetime.fromtimestamp(history.now_ms / 1000, UTC)
+    day_before = (end - timedelta(days=1)).isoformat()
+    path = f"/v1/anomalies?since={quote(day_before)}&until={quote(end.isoformat())}"
+    auditor = await door.key("auditor", bench.tenant)
+    (found,) = (await door.get(path, auditor)).json()["anomalies"]
+    assert (found["what"], found["value"], found["usual"]) == ("spend", 3, 0.25)
+    assert found["hour"].startswith(f"{end:%Y-%m-%d %H:00}") or found["hour"].startswith(f"{end:%Y-%m-%dT%H:00}")
+    for user, seen in zip(bench.users, (1, 0), strict=True):
+        mine = await door.key("producer", bench.tenant, user)
+        assert len((await door.get(path, mine)).json()["anomalies"]) == seen
+    assert (await door.get(path, await door.key("auditor", uuid4()))).json()["anomalies"] == []
+    operator = await door.key("operator", uuid4())
+    assert len((await door.get(f"{path}&tenant_id={bench.tenant}", operator)).json()["anomalies"]) == 1
+
+
 async def test_filters_narrow_and_searches_find(door: Door) -> None:
     key = await door.key("auditor", door.bench.tenant)
 
@@ -183,7 +303,7 @@ async def test_the_same_rows_as_csv_page_by_page(door: Door) -> None:
 async def test_states_are_listed_in_view_and_each_page_ends(door: Door) -> None:
     mine = await door.key("producer", door.bench.tenant, door.bench.users[0])
     auditor = await door.key("auditor", door.bench.tenant)
-    for name in ("spend", "breakers", "switches", "shutoffs", "limits", "uncertain"):
+    for name in ("spend", "breakers", "switches", "shutoffs", "limits", "quotas", "downgrades", "uncertain"):
         for key, users in ((mine, door.bench.users[:1]), (auditor, door.bench.users)):
             rows, before = list[dict[str, Any]](), ""
             while before is not None:
@@ -197,6 +317,36 @@ async def test_states_are_listed_in_view_and_each_page_ends(door: Door) -> None:
     assert len(over["minutes"]) == 60 and "lag" not in over
     week = "since=2026-01-01T00:00:00Z&until=2026-01-08T00:00:00Z"
     assert len((await door.get(f"/v1/series?step=day&{week}", auditor)).json()["series"]) == 7
+    assert over["unusual"] == []
+
+
+async def test_rules_are_listed_while_they_are_in_force(door: Door, as_ledger: Any) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    history = door.bench.history(())
+    history.now_ms += 3_600_000  # after those of the other history
+    tenant, kind = {"tenant_id": str(door.bench.tenant)}, {"task_type": "investigation"}
+    history.order(type="quota.set", scope={**tenant, **kind}, window="hour", cents="0.25", actor="ada", reason="dear")
+    history.order(type="quota.set", scope={**tenant, "key_id": "key_1234"}, max_in_flight=2, mode="shadow")
+    history.order(type="bounds.set", scope={**tenant, **kind}, max_cost_cents=30, timeout_ms=60_000)
+    history.order(type="bounds.set", scope={**tenant, **kind}, max_cost_cents=20)
+    history.order(type="bounds.set", scope=kind, max_tool_calls=7)
+    await books.commit(as_ledger, {}, {}, history.control_records())
+    for key, query in ((auditor, ""), (operator, f"?tenant_id={door.bench.tenant}")):
+        quotas = await whole(door, f"/v1/quotas{query}", "quotas", key, 1)
+        found = {(row["unit"], row["window"], row["limit"], row["shadow"], row["key_id"]) for row in quotas}
+        assert found >= {("money", "hour", 0.25, False, None), ("in_flight", None, 2, True, "key_1234")}
+        (bounds,) = await whole(door, f"/v1/bounds{query}", "bounds", key, 1)
+        assert (bounds["max_cost_cents"], bounds["timeout_ms"], bounds["max_tool_calls"]) == (20, 60_000, None)
+        (moved,) = await whole(door, f"/v1/downgrades{query}", "downgrades", key, 1)
+        assert (moved["model"], moved["to"], moved["percent"]) == ("model-0", "stub:model-1", 1)
+    everybodys = await whole(door, "/v1/bounds", "bounds", operator, 1)
+    assert 7 in [row["max_tool_calls"] for row in everybodys if row["tenant_id"] is None]
+    history.order(type="quota.unset", scope={**tenant, **kind}, unit="money", window="hour")
+    history.order(type="bounds.unset", scope={**tenant, **kind})
+    await books.commit(as_ledger, {}, {}, history.control_records())
+    left = await whole(door, "/v1/quotas", "quotas", auditor, 500)
+    assert "money" not in {row["unit"] for row in left if row["task_type"] == "investigation"}
+    assert await whole(door, "/v1/bounds", "bounds", auditor, 500) == []
 
 
 async def test_what_belongs_to_no_tenant_is_for_operators(door: Door, as_ledger: Any) -> None:
@@ -243,6 +393,10 @@ async def test_the_read_api_is_described(door: Door) -> None:
         ("/v1/calls?before=WyJhIiwiYiJd", 422),
         ("/v1/calls?format=xml", 422),
         ("/v1/series?step=minute&since=2020-01-01T00:00:00Z", 422),
+        ("/v1/anomalies?since=2020-01-01T00:00:00Z", 422),
+        ("/v1/costs?by=mood", 422),
+        ("/v1/costs?month=2026-13", 422),
+        ("/v1/statement?format=pdf", 422),
         ("/v1/nothing", 404),
         (f"/v1/calls/{UUID(int=4711)}", 404),
         ("/v1/dashboards/pg_roles", 404),

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 import psycopg
 import pytest
 
-from services.ledger import books
+from services.ledger import beside, books, event_pages, same_rows
 from services.ledger import rebuild as rebuilding
 from services.ledger.books import Overtaken
+from services.ledger.event_pages import Share, spans
 from services.ledger.intake import Record, read_event
 from services.ledger.projections import TABLES
 from services.ledger.projections.rows import Kind, Tables, fold
@@ -78,9 +80,9 @@ async def test_the_tables_are_what_the_pure_fold_says(bench: Bench, as_ledger: A
         expected = folded.get(table.name, {})
         stored = {tuple(row[name] for name in table.key): row for row in rows[table.name]}
         assert stored.keys() == expected.keys(), table.name
-        for key, patch in expected.items():
+        for key, row in expected.items():
             for name, kind in table.columns.items():
-                assert stored[key][name] == _as_stored(kind, patch.row.get(name), table.defaults.get(name)), name
+                assert stored[key][name] == _as_stored(kind, row.get(name), table.defaults.get(name)), name
 
 
 def _as_stored(kind: Kind, value: Any, default: str | None) -> Any:
@@ -117,7 +119,7 @@ async def test_a_rebuild_gives_the_same_rows(bench: Bench, as_ledger: Any, postg
     for batch in any_batches(history.records() + history.control_records(), 1):
         await books.commit(as_ledger, {}, {}, batch)
     before = await snapshot(as_ledger, bench.tenant)
-    assert {name for name, rows in before.items() if not rows} == {"api_keys"}
+    assert {name for name, rows in before.items() if not rows} == {"api_keys", "task_bounds"}
     await as_ledger.execute("UPDATE llm_monthly_costs SET total_cost_cents = 7 WHERE tenant_id = $1", bench.tenant)
     await as_ledger.execute("DELETE FROM llm_api_calls WHERE tenant_id = $1", bench.tenant)
     report = await rebuild(postgres.url("skeldir_owner"))
@@ -133,16 +135,15 @@ async def test_a_rebuild_has_what_comes_meanwhile_and_waits_for_who_is_writing(
     records = bench.history(FULL).records()
     early, meanwhile, unfinished = records[:20], records[20:40], records[40:]
     await books.commit(as_ledger, {}, {}, early)
-    follow, writing = rebuilding._follow, as_ledger.transaction()
+    follow, writing = rebuilding._Rebuild._follow, as_ledger.transaction()
 
-    async def and_then(connection: Any, progress: Any) -> Any:
-        folded = await follow(connection, progress)
+    async def and_then(self: Any) -> None:
+        await follow(self)
         await books.commit(as_ledger, {}, {}, meanwhile)
         await writing.start()
         await books.commit(as_ledger, {}, {}, unfinished)
-        return folded
 
-    monkeypatch.setattr(rebuilding, "_follow", and_then)
+    monkeypatch.setattr(rebuilding._Rebuild, "_follow", and_then)
     work = asyncio.create_task(rebuild(postgres.url("skeldir_owner")))
     look = await asyncpg.connect(postgres.url("postgres"))
 
@@ -158,6 +159,85 @@ async def test_a_rebuild_has_what_comes_meanwhile_and_waits_for_who_is_writing(
         assert await differences(as_ledger) == []
     assert await rollup_differences(as_ledger) == []
     assert len((await snapshot(as_ledger, bench.tenant))["llm_api_calls"]) == len({one.subject for one in records})
+
+
+_STRAY = """
+INSERT INTO llm_api_calls (
+  id, tenant_id, user_id, endpoint, request_id, task_type, provider, model, created_at, updated_at)
+SELECT
+  gen_random_uuid(), tenant_id, user_id, endpoint, 'of no event', task_type, provider, model, created_at, updated_at
+FROM llm_api_calls WHERE tenant_id = $1 LIMIT 1
+"""
+
+
+async def test_a_wrong_row_is_replaced_by_what_it_is_at_the_end(
+    bench: Bench, as_ledger: Any, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found at one moment; until it is replaced its task goes on, and so do others."""
+    records = bench.history(FULL).records()
+    early, coming = records[:30], [records[30:50], records[50:]]
+    await books.commit(as_ledger, {}, {}, early)
+    await as_ledger.execute("UPDATE llm_api_calls SET request_id = id::text WHERE tenant_id = $1", bench.tenant)
+    await as_ledger.execute("DELETE FROM llm_monthly_costs WHERE tenant_id = $1", bench.tenant)
+    await as_ledger.execute(_STRAY, bench.tenant)
+    compare, replace = rebuilding._Rebuild._compare, rebuilding._Rebuild._replace
+
+    async def while_others_write(self: Any) -> dict[str, int]:
+        wrong = await compare(self)
+        await books.commit(as_ledger, {}, {}, coming.pop(0))
+        return wrong
+
+    async def until_it_waits(self: Any, *how: Any) -> dict[str, int]:
+        await books.commit(as_ledger, {}, {}, coming.pop(0))
+        return await replace(self, *how)
+
+    monkeypatch.setattr(rebuilding._Rebuild, "_compare", while_others_write)
+    monkeypatch.setattr(rebuilding._Rebuild, "_replace", until_it_waits)
+    report = await rebuild(postgres.url("skeldir_owner"))
+    assert report.changed["llm_api_calls"] == len({one.subject for one in early}) + 1
+    async with as_ledger.transaction():
+        assert await differences(as_ledger) == []
+    assert await rollup_differences(as_ledger) == []
+
+
+async def test_nobody_waits_for_a_rebuild_that_finds_nothing_wrong(
+    bench: Bench, as_ledger: Any, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = bench.history(FULL).records()
+    await books.commit(as_ledger, {}, {}, records[:20])
+    compare, written = beside.compare, []
+
+    async def while_others_write(connection: Any) -> dict[str, int]:
+        written.append(await books.commit(as_ledger, {}, {}, records[20:]))
+        return await compare(connection)
+
+    async def never(self: Any, *_: Any) -> dict[str, int]:
+        raise AssertionError("there is nothing to replace")
+
+    monkeypatch.setattr(beside, "compare", while_others_write)
+    monkeypatch.setattr(rebuilding._Rebuild, "_replace", never)
+    assert not any((await rebuild(postgres.url("skeldir_owner"))).changed.values())
+    assert written == [len(records) - 20]
+
+
+async def test_processes_fold_spans_side_by_side(
+    bench: Bench, as_ledger: Any, as_superuser: Any, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task's events are in several spans, and most rows are wrong: summed again without the triggers."""
+    monkeypatch.setattr(rebuilding, "MANY", 0)
+    await books.commit(as_ledger, {}, {}, bench.history(FULL).records())
+    before, told = await snapshot(as_ledger, bench.tenant), []
+    for table in (one for one in TABLES if one.latest):
+        await as_ledger.execute(f"UPDATE {table.name} SET {next(iter(table.latest))} = now()")
+    await as_ledger.execute("UPDATE llm_api_calls SET latency_ms = latency_ms + 7")
+    last = await as_superuser.fetchval("SELECT last_value FROM events_seq_seq")
+    monkeypatch.setattr(rebuilding, "spans", lambda after, upto: spans(after, upto, last // 3))
+    await rebuild(postgres.url("skeldir_owner"), lambda done, total: told.append((done, total)))
+    assert (last, last) in told and len(told) >= 3
+    assert await snapshot(as_ledger, bench.tenant) == before
+    assert await rollup_differences(as_ledger) == []
+    on = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'llm_api_calls'::regclass AND tgenabled <> 'O'"
+    assert await as_ledger.fetchval(on) == 0, "the triggers are back"
 
 
 async def test_verify_finds_nothing_in_sound_books_and_each_thing_that_is_wrong(
@@ -194,12 +274,20 @@ CHANGES = {
     "budget_optimization_jobs": "cost_cents = 77",
     "kill_switches": "reason = 'other'",
     "tenant_limits": "max_in_flight = 77",
+    "tenant_quotas": "most = 77",
+    "downgrades": "from_percent = 77",
 }
 
 
-async def test_verify_finds_one_changed_value_in_any_table(bench: Bench, as_superuser: Any) -> None:
+async def test_verify_finds_one_changed_value_in_any_table(
+    bench: Bench, as_superuser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where rows come to rest between two of their events, which are in any order."""
+    monkeypatch.setattr(event_pages, "PAGE", 3)
+    monkeypatch.setattr(same_rows, "TURN", 1)
     history = bench.history(FULL)
-    await books.commit(as_superuser, {}, {}, history.records() + history.control_records())
+    for batch in any_batches(history.records() + history.control_records(), 2):
+        await books.commit(as_superuser, {}, {}, batch)
     async with as_superuser.transaction():
         sound = set(await differences(as_superuser))
     assert not [one for one in sound if str(bench.tenant) in one[0]]
@@ -221,6 +309,24 @@ async def test_verify_finds_one_changed_value_in_any_table(bench: Bench, as_supe
     found = await found_after("UPDATE investigations SET id = gen_random_uuid() WHERE tenant_id = $1")
     assert NO_ROW in found.values()
     assert "rows, of which" in found["investigations"]
+
+
+async def test_each_row_is_in_one_share(bench: Bench, as_superuser: Any) -> None:
+    other = replace(bench, tenant=uuid4())
+    for one in (bench, other):
+        history = one.history(FULL)
+        await books.commit(as_superuser, {}, {}, history.records() + history.control_records())
+    transaction = as_superuser.transaction()
+    await transaction.start()
+    try:
+        await as_superuser.execute("UPDATE kill_switches SET reason = 'other'")
+        await as_superuser.execute("UPDATE llm_hourly_shutoff_state SET manual_actor = 'other' WHERE manual_engaged")
+        await as_superuser.execute("DELETE FROM llm_api_calls WHERE tenant_id = $1", bench.tenant)
+        whole = await differences(as_superuser)
+        parts = [await differences(as_superuser, Share(number, 3)) for number in range(3)]
+        assert sorted(one for part in parts for one in part) == sorted(whole)
+    finally:
+        await transaction.rollback()
 
 
 async def test_reserved_is_the_sum_of_reservations_of_user_and_tenant_by_hour_and_month(

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.ledger import books, migrate, sessions
-from services.ledger.chain import heads
+from services.ledger.chain import audit, heads, share
 from services.ledger.chain.audit import ChainReport, verify_chains
+from services.ledger.chain.bookmark import UnusableBookmark
 from services.ledger.chain.link import link, links, of_record, of_row, start
 from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem, read_private, read_public
 from services.ledger.chain.sealer import Sealer
 from services.ledger.intake import Record
 from skeldir.embedded import EmbeddedPostgres
-from skeldir.embedded.postgres import ROLES_SQL
+from skeldir.server_roles import ROLES_SQL
 from tests.integration.ledger.conftest import FULL, Bench, eventually
 from tests.unit.ledger.history import History
 
@@ -37,7 +41,7 @@ class Books:
         history.partition = bench.partition
         self.chain = bench.partition.number
         self.records = history.records()
-        self._url = bench.database_url
+        self.url = bench.database_url
         self.connection = connection
         self.superuser = superuser
 
@@ -55,8 +59,8 @@ class Books:
             done = await self.superuser.execute(f"{statement} AND partition = {self.chain}", *arguments)
             assert not done.endswith(" 0"), done
 
-    async def report(self, keys: Any = KEYS) -> ChainReport:
-        return await verify_chains(self._url, keys, only=self.chain)
+    async def report(self, keys: Any = KEYS, **options: Any) -> ChainReport:
+        return await verify_chains(self.url, keys, only=self.chain, **options)
 
     async def found(self) -> list[str]:
         """Which rows are named."""
@@ -175,6 +179,21 @@ async def test_an_inserted_row_is_found(chained: Books, place: str) -> None:
     assert set(await chained.found()) == {named[place]}
 
 
+@pytest.mark.parametrize("number", [-1, 10**12])
+async def test_a_row_that_no_reading_by_number_would_see_is_named(chained: Books, number: int) -> None:
+    await chained.tamper(f"UPDATE events SET seq = {number} WHERE chain_no = 12")
+    (found,) = (await chained.report()).findings
+    assert found.subject == f"partition {chained.chain} row 12" and f"{number}, was never given" in found.problem
+
+
+async def test_a_chain_that_was_forgotten_is_named(chained: Books) -> None:
+    await chained.superuser.execute("DELETE FROM event_chains WHERE chain = $1", chained.chain)
+    assert await chained.found() == []  # it is not asked for
+    findings = (await verify_chains(chained.url, KEYS)).findings
+    (found,) = [one for one in findings if one.subject == f"partition {chained.chain}"]
+    assert found.problem == f"{len(chained.records)} rows of a chain that was never begun"
+
+
 async def test_rows_cut_off_at_the_end_are_found_by_the_last_seal(chained: Books) -> None:
     await chained.seal()
     length = len(chained.records)
@@ -256,6 +275,101 @@ async def test_a_writer_seals_when_it_is_time(chained: Books, bench: Bench) -> N
         await by_count.seal_if_due(pool)
         assert (await chained.report()).unsealed == 0
         await Sealer(None, chained.chain, events=1, seconds=0).seal_if_due(pool)  # without a key: nothing
+
+
+class Interrupted(Exception):
+    """By a person."""
+
+
+async def test_a_check_goes_on_from_where_it_was_left(
+    chained: Books, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what it had found, and with what came since."""
+    file = tmp_path / "how-far"
+    await chained.tamper("UPDATE events SET body = body || ' ' WHERE chain_no IN (2, 30)")
+    monkeypatch.setattr(share, "PAGE", 10)
+    last = await chained.superuser.fetchval("SELECT last_value FROM events_seq_seq")
+    seen: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        seen.append((done, total))
+        if done > 15:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        await chained.report(resume=file, progress=progress)
+    done, total = seen[-1]
+    assert 15 < done < 30 and total == len(chained.records) and file.exists()
+    (mark,) = orjson.loads(file.read_bytes())["marks"].values()
+    assert mark["place"]["length"] == done and mark["after"] < last
+
+    await chained.tamper(
+        "UPDATE events SET body = body || ' ' WHERE chain_no = 3"
+    )  # behind it: that is for another run
+    more = moved_on(bench, chained)
+    await chained.take_in(more)
+    report = await chained.report(resume=file)
+    named = [one.subject.removeprefix(f"partition {chained.chain} ") for one in report.findings]
+    assert named == ["row 2", "row 30"] and report.broken == 2
+    assert (report.resumed, report.rows, file.exists()) == (done, len(chained.records) + len(more), False)
+    assert len((await chained.report(resume=file)).findings) == 3
+
+
+def moved_on(bench: Bench, chained: Books) -> list[Record]:
+    """Other events of the same partition."""
+    return [replace(one, id=uuid4(), time=one.time + timedelta(hours=1)) for one in chained.records[:7]]
+
+
+async def test_a_file_of_other_books_is_refused(chained: Books, tmp_path: Path) -> None:
+    file = tmp_path / "how-far"
+    for text in (
+        b"not JSON",
+        b'{"skeldir_bookmark": 1, "books": "1/2", "marks": {}, "findings": [], "broken": 0}',
+        b"{}",
+    ):
+        file.write_bytes(text)
+        with pytest.raises(UnusableBookmark, match="how-far"):
+            await chained.report(resume=file)
+        assert file.read_bytes() == text
+
+
+async def test_a_check_that_may_be_left_waits_for_who_is_about_to_append(
+    bench: Bench, as_ledger: Any, as_superuser: Any, tmp_path: Path
+) -> None:
+    """Rows that are not there yet, with lower numbers than some that are, would be passed over by the next run."""
+    history = bench.history(FULL)
+    history.partition = bench.partition
+    records = history.records()
+    writing = as_ledger.transaction()
+    await writing.start()
+    await books.take_in(as_ledger, records)
+    check = asyncio.create_task(
+        verify_chains(bench.database_url, KEYS, only=bench.partition.number, resume=tmp_path / "how-far")
+    )
+
+    async def waits() -> bool:
+        assert not check.done(), await check
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND mode = 'ShareRowExclusiveLock'"
+        return bool(await as_superuser.fetchval(waiting))
+
+    await eventually(waits, "it waits for the writer")
+    await writing.commit()
+    assert (await check).rows == len(records)
+
+
+async def test_several_processes_find_what_one_finds(chained: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In all that these tests have left behind."""
+    other = replace(chained.records[0], partition=chained.chain + 1, id=uuid4())
+    await chained.take_in([other])
+    await chained.tamper("UPDATE events SET body = body || ' ' WHERE chain_no = 12")
+    alone = await verify_chains(chained.url, KEYS)
+    assert alone.processes == 1 and alone.chains > 1 and f"partition {chained.chain} row 12" in str(alone.findings)
+    monkeypatch.setattr(audit, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    seen: list[tuple[int, int]] = []
+    together = await verify_chains(chained.url, KEYS, lambda done, total: seen.append((done, total)))
+    assert together.processes == 2 and seen
+    assert replace(together, processes=1, seconds=0) == replace(alone, seconds=0)
 
 
 def test_keys_come_from_files_that_only_their_owner_may_read(tmp_path: Path) -> None:

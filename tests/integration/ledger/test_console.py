@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from collections.abc import AsyncIterator
+from importlib import resources
 from typing import Any
 from uuid import uuid4
 
@@ -135,3 +138,14 @@ async def test_the_page_is_under_a_strict_policy(page: Page) -> None:
     again = await page.client.get("/console", headers={"If-None-Match": reply.headers["etag"]})
     assert again.status_code == 304
     assert (await page.client.get("/console/static/routes.py")).status_code == 404
+
+
+async def test_the_page_is_light_and_all_of_it_is_asked_for_at_once(page: Page) -> None:
+    """docs/console.md says how much; a phone waits for no file that another file names."""
+    html = (await page.client.get("/console")).text
+    names = set(re.findall(r"/console/static/([a-z]+\.(?:js|css|svg))", html))
+    folder = resources.files("services.ledger.console").joinpath("static")
+    assert names == {file.name for file in folder.iterdir() if file.name.endswith((".js", ".css", ".svg"))}
+    replies = [await page.client.get("/console"), *[await page.client.get(f"/console/static/{name}") for name in names]]
+    assert all(reply.headers["content-encoding"] == "gzip" for reply in replies)
+    assert sum(len(gzip.compress(reply.content, 9)) for reply in replies) < 64_000

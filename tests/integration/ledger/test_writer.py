@@ -218,21 +218,22 @@ class FixedClock:
 
 
 async def test_nothing_unread_is_trimmed(bench: Bench) -> None:
-    """Behind every reader, and not a step further: policy, executors (pending and delivered), the ledger."""
+    """Behind every reader, and not a step further: policy, executors (pending and delivered), the books."""
     admin, partition = bench.redis_as("admin"), bench.partition
-    trimmer = Trimmer(bench.redis_as("ledger"), FixedClock(), Settings())
+    trimmer = Trimmer(bench.redis_as("ledger"), None, FixedClock(), Settings())
+    books = dict.fromkeys((partition.tasks, partition.decisions, partition.outcomes), "0-0")
     for stream in (partition.tasks, partition.decisions, partition.outcomes):
         for number in range(1, 10):
             await admin.xadd(stream, {"n": str(number)}, id=f"{number}-0")
 
     async def left() -> list[int]:
-        await trimmer.trim(partition)
+        await trimmer.trim(partition, books)
         return [await admin.xlen(stream) for stream in (partition.tasks, partition.decisions, partition.outcomes)]
 
     assert await left() == [9, 9, 9]
     await admin.hset(partition.policy, mapping={"tasks": "7-0", "outcomes": "9-0"})
     assert await left() == [9, 9, 9]
-    await admin.hset(partition.ledger, mapping={"tasks": "9-0", "decisions": "9-0", "outcomes": "4-0"})
+    books |= {partition.tasks: "9-0", partition.decisions: "9-0", partition.outcomes: "4-0"}
     assert await left() == [3, 9, 6]
     await admin.xgroup_create(partition.decisions, "executor", id="0")
     assert await left() == [3, 9, 6]
@@ -247,14 +248,35 @@ async def test_what_is_young_stays_for_those_who_wait(bench: Bench, redis_as: An
     admin, partition = redis_as("admin"), bench.partition
     newest = (await admin.xadd(partition.tasks, {"n": "1"})).decode()
     await admin.hset(partition.policy, mapping={"tasks": newest})
-    await admin.hset(partition.ledger, mapping={"tasks": newest})
+    books = dict.fromkeys((partition.tasks, partition.decisions, partition.outcomes), newest)
 
     class Now:
         def now_ms(self) -> int:
-            return int(newest.partition("-")[0]) + 9_000
+            return int(newest.partition("-")[0]) + 59_000
 
-    floors = await Trimmer(redis_as("ledger"), Now(), Settings()).floors(partition)
-    assert floors[partition.tasks] != newest
+    for kept_s, stays in ((60, True), (58, False)):
+        settings = Settings(trim_keep_seconds=kept_s)
+        floors = await Trimmer(redis_as("ledger"), None, Now(), settings).floors(partition, books)
+        assert (floors[partition.tasks] != newest) == stays
+
+
+async def test_how_far_the_books_go_is_asked_of_the_database(bench: Bench, as_ledger: Any) -> None:
+    """Not of the log, which may have been told so before the database was lost, and restored from a copy."""
+    history = bench.history([("submit", 0, 2), ("succeed", 0, 1)])
+    await bench.append(*history.entries)
+    async with bench.writer():
+        await all_in(as_ledger, bench, len(history.records()))
+        log = bench.redis_as("admin")
+
+        async def is_told() -> bool:
+            return bool(await log.hget(bench.partition.ledger, "outcomes"))
+
+        await eventually(is_told, "the log is told, behind the commit")
+    told = await log.hgetall(bench.partition.ledger)
+    await as_ledger.execute("UPDATE checkpoints SET entry_id = '1-1' WHERE stream = $1", bench.partition.tasks)
+    async with sessions.pool(bench.database_url, name="trimmer", size=1) as pool:
+        books = await Trimmer(bench.redis_as("ledger"), pool, FixedClock(), Settings()).checkpoints(bench.partition)
+    assert (books[bench.partition.tasks], books[bench.partition.outcomes]) == ("1-1", told[b"outcomes"].decode())
 
 
 async def test_the_ledger_has_no_right_to_write_a_partition(bench: Bench) -> None:

@@ -28,6 +28,40 @@ async def test_a_task_becomes_a_decision_and_a_record(bench: Bench) -> None:
     assert allowed.causationid == event.id
 
 
+async def test_without_state_nothing_is_decided_until_a_ledger_has_vouched_for_that(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
+    """A log that was lost looks like a new one: no switch, and nothing spent."""
+    await bench.submit(bench.submitted())
+    async with bench.writer("one", vouched=False) as writer:
+        async with asyncio.timeout(10):
+            while "vouched" not in (writer.problem or ""):
+                await asyncio.sleep(0.01)
+        assert not writer.token and not await bench.executor.xlen(bench.partition.decisions)
+        await bench.vouch()
+        await bench.decisions(1)
+    await redis_as("admin").delete(bench.partition.ledger)  # with state of its own it needs nobody's word
+    await bench.submit(bench.submitted())
+    async with bench.writer("two", vouched=False):
+        await bench.decisions(2)
+
+
+async def test_a_log_that_is_lost_under_a_leader_is_not_gone_on_with(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
+    """What it remembers is not written onto an empty log."""
+    async with bench.writer("one") as writer:
+        await bench.submit(bench.submitted())
+        await bench.decisions(1)
+        admin = redis_as("admin")
+        await admin.delete(*[key async for key in admin.scan_iter(f"{bench.partition.tag}:*")])
+        await bench.submit(bench.submitted())
+        async with asyncio.timeout(10):
+            while "vouched" not in (writer.problem or ""):
+                await asyncio.sleep(0.01)
+        assert not await bench.executor.xlen(bench.partition.decisions)
+
+
 async def test_a_blocked_task_has_its_result_at_once(bench: Bench) -> None:
     event = bench.submitted(kill_switch=True)
     async with bench.writer("one"):

@@ -155,6 +155,16 @@ async def test_what_is_in_work_and_kept_young_is_not_claimed(bench: Bench) -> No
     assert set(stolen) == {left}
 
 
+async def test_what_was_handed_back_can_be_claimed_at_once_and_the_rest_not(bench: Bench) -> None:
+    stopping, other = bench.consumer("stopping"), bench.consumer("other")
+    await stopping.ensure()
+    given, kept = await bench.add(2)
+    await stopping.read(10, None)
+    await stopping.hand_back([given], 60_000)
+    assert ids(await other.claim(60_000)) == [given]
+    assert ids(await stopping.own()) == [kept]
+
+
 async def test_a_heartbeat_does_not_count_as_a_delivery(bench: Bench) -> None:
     worker = bench.consumer("worker")
     await worker.ensure()

@@ -106,3 +106,15 @@ async def test_a_lost_lease_key_fences_everybody(bench: Bench, redis_as: Callabl
     await redis_as("admin").delete(bench.partition.lease("policy"))
     with pytest.raises(Fenced):
         await bench.write(lease, token, "nobody holds it")
+
+
+async def test_the_same_token_of_another_owner_is_refused(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
+    """A failover to a server that had not heard of the last token: it is given once more."""
+    one, two = bench.lease("one", 60_000), bench.lease("two", 60_000)
+    token = await one.take()
+    await redis_as("admin").delete(bench.partition.lease("policy"))
+    assert await two.take() == token
+    with pytest.raises(Fenced):
+        await bench.write(one, token, "stale")
+    await bench.write(two, token, "good")
+    assert await bench.written() == [b"good"]

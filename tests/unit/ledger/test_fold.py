@@ -22,10 +22,7 @@ def tables_of(batches: list[list[Record]]) -> dict[str, dict[Any, dict[str, Any]
     for batch in batches:
         fold(patches(batch, seen), tables)
     return {
-        name: {
-            key: {column: value for column, value in patch.row.items() if value is not None}
-            for key, patch in rows.items()
-        }
+        name: {key: {column: value for column, value in row.items() if value is not None} for key, row in rows.items()}
         for name, rows in tables.items()
     }
 

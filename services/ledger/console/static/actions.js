@@ -1,15 +1,15 @@
 // What an operator can do. Each order is shown with what it would do, then given, then said aloud.
 
-import { h, say } from "./dom.js";
+import { UUID, TASK_TYPES, cancel, cents, choice, confirm, field, form, give, input, open, reasonField } from "./dialog.js";
+import { h } from "./dom.js";
 import { count, money, plural, scopeOf, scopeWords, short } from "./format.js";
-import { publish, reach } from "./server.js";
-
-const UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}";
+import { setBounds, setQuota, unsetBounds, unsetDowngrade, unsetQuota } from "./rules.js";
+import { reach } from "./server.js";
 
 /** Begin an action; `subject` is the row that it is about. */
 export function act(kind, subject = {}) {
   const doing = {
-    stop: () => stopCalls(),
+    stop: () => stopCalls(subject.tenant_id ? { scope: "tenant", tenant_id: subject.tenant_id } : undefined),
     shutoff: () => shutOff(subject),
     limits: () => setLimits(subject),
     release: () => confirm(`Release the kill switch on ${scopeWords(subject)}?`, "Calls in its scope start again at once.", "Release", { type: "kill_switch.released", scope: scopeOf(subject) }),
@@ -17,58 +17,15 @@ export function act(kind, subject = {}) {
     "model.reset": () => confirm(`Reset the breaker of ${subject.provider}:${subject.model}?`, "Its calls start again at once, for every tenant; what it has counted is forgotten.", "Reset", { type: "provider_breaker.reset", provider: subject.provider, model: subject.model }),
     "letter.retry": () => confirm("Retry this dead letter?", `${subject.origin} ${subject.entry_id}: it is taken in again, then those of the same task behind it.`, "Retry", { type: "dead_letter.retried", origin: subject.origin, entry_id: subject.entry_id }),
     "letter.discard": () => confirm("Discard this dead letter for good?", `${subject.origin} ${subject.entry_id} is given up; those behind it are taken in.`, "Discard", { type: "dead_letter.discarded", origin: subject.origin, entry_id: subject.entry_id }, true),
+    "quota.set": () => setQuota(subject),
+    "quota.unset": () => unsetQuota(subject),
+    "bounds.set": () => setBounds(subject),
+    "bounds.unset": () => unsetBounds(subject),
+    "downgrade.unset": () => unsetDowngrade(subject),
     goto: () => { const place = document.getElementById(subject.place); place?.scrollIntoView({ block: "center" }); place?.focus({ preventScroll: true }); },
     failed: () => { location.hash = "#/requests?status=failed&age=900"; },
   };
   doing[kind]();
-}
-
-const dialog = () => document.getElementById("dialog");
-const close = () => dialog().close();
-const cancel = () => h("button", { type: "button", onclick: close }, "Cancel");
-
-function open(title, ...body) {
-  dialog().replaceChildren(h("h2", { id: "dialog-title" }, title), ...body);
-  if (!dialog().open) dialog().showModal();
-}
-
-const field = (label, control, hint) => {
-  const name = `d-${control.name}`;
-  control.id = name;
-  if (hint) control.setAttribute("aria-describedby", `${name}-hint`);
-  return h("div.field", {}, h("label", { for: name }, label), control, hint ? h("p.hint", { id: `${name}-hint` }, hint) : null);
-};
-const input = (name, attributes = {}) => h("input", { name, autocomplete: "off", spellcheck: "false", ...attributes });
-const reasonField = (hint) => field("Reason", input("reason", { required: true, maxlength: 500 }), hint ?? "It is recorded, and shown to whoever is blocked.");
-
-/** A form that gives an order; a problem is shown where the person looks. */
-function form(onsubmit, fields, ...buttons) {
-  const problem = h("p.problem", { role: "alert" });
-  return h("form", {
-    onsubmit: async (event) => {
-      event.preventDefault();
-      problem.textContent = "";
-      const button = event.submitter;
-      if (button) button.disabled = true;
-      try {
-        await onsubmit(Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value !== "")));
-      } catch (error) {
-        problem.textContent = error.message;
-      } finally {
-        if (button) button.disabled = false;
-      }
-    },
-  }, fields, problem, h("div.buttons", {}, ...buttons));
-}
-
-async function give(order, said) {
-  await publish(order);
-  close();
-  say(said);
-}
-
-function confirm(title, what, verb, order, dangerous = false) {
-  open(title, h("p", {}, what), form(({ reason }) => give({ ...order, reason }, `${verb}: ordered. Every service has it within milliseconds.`), [reasonField("It is recorded with your key.")], cancel(), h(dangerous ? "button.danger" : "button.primary", { type: "submit" }, verb)));
 }
 
 const SCOPES = {
@@ -83,17 +40,17 @@ const LASTS = { "": "until somebody releases it", 15: "15 minutes", 60: "1 hour"
 
 function stopCalls(kept = { scope: "everything" }) {
   const parts = h("div");
-  const choice = h("select", { name: "scope", onchange: () => fill() }, Object.entries(SCOPES).map(([value, [text]]) => h("option", { value, selected: value === kept.scope }, text)));
-  const lasts = h("select", { name: "minutes" }, Object.entries(LASTS).map(([value, text]) => h("option", { value, selected: value === (kept.minutes ?? "") }, text)));
+  const scope = choice("scope", Object.fromEntries(Object.entries(SCOPES).map(([value, [text]]) => [value, text])), kept.scope, { onchange: () => fill() });
+  const lasts = choice("minutes", LASTS, kept.minutes);
   const part = (name) => name === "task_type"
-    ? field("Type", h("select", { name }, ["route", "explanation", "investigation", "budget_optimization"].map((value) => h("option", { value, selected: value === kept[name] }, value))))
+    ? field("Type", choice(name, Object.fromEntries(TASK_TYPES.map((value) => [value, value])), kept[name]))
     : field(LABELS[name], input(name, { required: name !== "model", value: kept[name] ?? "", pattern: name.endsWith("_id") ? UUID : null, title: name.endsWith("_id") ? "A UUID" : null }));
-  const fill = () => parts.replaceChildren(...SCOPES[choice.value][1].map(part));
+  const fill = () => parts.replaceChildren(...SCOPES[scope.value][1].map(part));
   fill();
   const reason = reasonField();
   reason.querySelector("input").value = kept.reason ?? "";
   open("Stop calls", h("p", {}, "A kill switch: within milliseconds no new call starts in its scope, the backlog included."),
-    form((filled) => review(filled), [field("Stop", choice), parts, field("For", lasts), reason], cancel(), h("button.primary", { type: "submit" }, "See what it would stop")));
+    form((filled) => review(filled), [field("Stop", scope), parts, field("For", lasts), reason], cancel(), h("button.primary", { type: "submit" }, "See what it would stop")));
   reason.querySelector("input").focus();
 }
 
@@ -116,29 +73,25 @@ async function review(filled) {
 function shutOff(row) {
   open(`Shut user ${short(row.user_id)} off`, h("p", {}, "Blocks this one user's calls until it ends, or is released."),
     form(({ reason, minutes }) => give({ type: "shutoff.engaged", scope: { tenant_id: row.tenant_id, user_id: row.user_id }, reason, ...(minutes ? { minutes: Number(minutes) } : {}) }, "The user is shut off."),
-      [field("For", h("select", { name: "minutes" }, Object.entries({ "": "the rest of this hour", 15: "15 minutes", 60: "1 hour", 1440: "1 day" }).map(([value, text]) => h("option", { value }, text)))), reasonField()],
+      [field("For", choice("minutes", { "": "the rest of this hour", 15: "15 minutes", 60: "1 hour", 1440: "1 day" })), reasonField()],
       cancel(), h("button.danger", { type: "submit" }, "Shut off")));
 }
 
 function setLimits(row) {
-  const whose = row.user_id ? `user ${short(row.user_id)}` : `tenant ${short(row.tenant_id)}`;
-  const amount = (name, label, hint) => field(label, input(name, { type: "number", min: 0, step: "any", inputmode: "decimal", placeholder: "as it is" }), hint);
+  const known = row.owner !== undefined || row.user_id !== undefined;
+  const whose = row.user_id ? `user ${short(row.user_id)}` : row.tenant_id ? `tenant ${short(row.tenant_id)}` : "a tenant or a user";
+  const now = { hour: row.hourly_cents ?? (row.budget_window === "hour" ? row.cap_cents : null), month: row.monthly_cents ?? (row.budget_window === "month" ? row.cap_cents : null) };
+  const amount = (name, label, cap) => field(label, input(name, { type: "number", min: 0, step: "any", inputmode: "decimal", placeholder: "as it is" }), cap === null ? null : `now ${money(cap)}`);
   open(`Limits of ${whose}`, h("p.muted", {}, "What is left empty stays as it is. A lower limit holds for the next decision."),
-    form(({ hourly, monthly, max_in_flight: most, reason }) => {
-      const order = { type: "limits.set", scope: scopeOf({ tenant_id: row.tenant_id, user_id: row.user_id }), reason };
+    form(({ hourly, monthly, max_in_flight: most, reason, tenant_id, user_id }) => {
+      const order = { type: "limits.set", scope: scopeOf({ tenant_id: row.tenant_id ?? tenant_id, user_id: row.user_id ?? user_id }), reason };
       if (hourly) order.hourly_cents = cents(hourly);
       if (monthly) order.monthly_cents = cents(monthly);
       if (most) order.max_in_flight = Number(most);
       return give(order, `The limits of ${whose} are set.`);
-    }, [h("div.columns", {}, amount("hourly", "Dollars an hour", row.budget_window === "hour" ? `now ${money(row.cap_cents)}` : null), amount("monthly", "Dollars a month", row.budget_window === "month" ? `now ${money(row.cap_cents)}` : null)),
-      field("Tasks under way at once", input("max_in_flight", { type: "number", min: 0, step: 1, placeholder: "as it is" })), reasonField("It is recorded with your key.")],
+    }, [row.tenant_id ? null : field("Tenant id", input("tenant_id", { required: true, pattern: UUID, title: "A UUID" })),
+      known ? null : field("User id", input("user_id", { pattern: UUID, title: "A UUID", placeholder: "the tenant as a whole" })),
+      h("div.columns", {}, amount("hourly", "Dollars an hour", now.hour), amount("monthly", "Dollars a month", now.month)),
+      field("Tasks under way at once", input("max_in_flight", { type: "number", min: 0, step: 1, placeholder: "as it is" }), row.max_in_flight === undefined || row.max_in_flight === null ? null : `now ${row.max_in_flight}`), reasonField("It is recorded with your key.")],
     row.user_id ? h("button.link.danger", { type: "button", onclick: () => shutOff(row) }, "Shut this user off instead") : null, cancel(), h("button.primary", { type: "submit" }, "Set")));
-}
-
-/** Dollars as typed, in cents, exactly: two places to the right, without a float between. */
-function cents(dollars) {
-  if (!/^\d*\.?\d*$/.test(dollars)) throw new Error("an amount is a number of dollars, like 12.50");
-  const [whole, part = ""] = dollars.split(".");
-  const moved = `${whole}${part.padEnd(2, "0").slice(0, 2)}.${part.slice(2) || "0"}`;
-  return moved.replace(/^0+(?=\d)/, "").replace(/\.0+$/, "");
 }

@@ -2,7 +2,9 @@
 
 import { act } from "./actions.js";
 import { redraw } from "./charts.js";
+import { Costs } from "./costs.js";
 import { h, say } from "./dom.js";
+import { LimitsPage } from "./limits.js";
 import { Overview } from "./overview.js";
 import { OneRequest } from "./request.js";
 import { Requests } from "./requests.js";
@@ -10,6 +12,12 @@ import { follow, login, logout, session as currentSession } from "./server.js";
 
 const STALE_MS = 10_000;
 const main = document.getElementById("main"), bar = document.getElementById("bar");
+const PAGES = {
+  "/": ["Overview", (_, session) => new Overview(session)],
+  "/requests": ["Requests", (query, session) => new Requests(query, session)],
+  "/costs": ["Costs", (query, session) => new Costs(query, session)],
+  "/limits": ["Limits", (query, session) => new LimitsPage(query, session)],
+};
 let session = null, view = null, stop = null, freshAt = 0, last = null, live = null;
 
 function showLogin(note) {
@@ -42,7 +50,7 @@ function enter(found) {
   const link = (href, text) => h("a", { href }, text);
   live = h("span.live", { role: "status" }, "Connecting");
   bar.replaceChildren(h("a.brand", { href: "#/" }, h("img", { src: "/console/static/mark.svg", alt: "", width: 24, height: 24 }), "Skeldir"),
-    h("nav", { "aria-label": "Views" }, link("#/", "Overview"), link("#/requests", "Requests")),
+    h("nav", { "aria-label": "Views" }, link("#/", "Overview"), link("#/requests", "Requests"), link("#/costs", "Costs"), link("#/limits", "Limits")),
     h("div.right", {}, live, h("button.plain", { type: "button", onclick: toggleTheme, "aria-label": "Light or dark" }, "◐"),
       h("button.plain", { type: "button", title: `Key ${session.key_id}`, onclick: async () => { await logout().catch(() => {}); showLogin(); } }, "Log out"),
       session.role === "operator" ? h("button.danger", { type: "button", id: "stop", disabled: !session.may_order, title: session.why_not, onclick: () => act("stop") }, "Stop calls") : h("span.role", {}, session.role)));
@@ -69,13 +77,12 @@ function route() {
   const [path, query = ""] = location.hash.replace(/^#/, "").split("?");
   view?.leave();
   const one = path.match(/^\/requests\/([0-9a-f-]{36})$/);
-  if (one) view = new OneRequest(one[1]);
-  else if (path === "/requests") view = new Requests(new URLSearchParams(query), session);
-  else view = new Overview(session);
+  const [title, make] = one ? ["Request", () => new OneRequest(one[1])] : PAGES[path] ?? PAGES["/"];
+  view = make(new URLSearchParams(query), session);
   main.replaceChildren(view.element);
-  document.title = `${one ? "Request" : path === "/requests" ? "Requests" : "Overview"} · Skeldir`;
+  document.title = `${title} · Skeldir`;
   for (const link of bar.querySelectorAll("nav a")) {
-    const here = link.hash === "#/" ? view instanceof Overview : path.startsWith("/requests");
+    const here = link.hash === "#/" ? view instanceof Overview : path.startsWith(link.hash.slice(1));
     if (here) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

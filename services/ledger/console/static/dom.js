@@ -15,6 +15,12 @@ export function h(name, attributes = {}, ...children) {
   return element;
 }
 
+/** A part of a page, with a title; `key` is its id. */
+export const card = (title, key, ...body) => h("section.card", { id: key, "aria-labelledby": `${key}-title`, tabindex: "-1" }, h("h2", { id: `${key}-title` }, title), ...body);
+
+/** What may be wider than the page; by keyboard too. */
+export const scrolled = (label, ...body) => h("div.scroll", { tabindex: "0", role: "group", "aria-label": label }, body);
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** The same for drawings. */

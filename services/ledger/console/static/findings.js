@@ -1,12 +1,13 @@
 // What is wrong, out of the overview: the first thing that a person reads. Pure, so that it can be reasoned about.
 
+import { unusual } from "./charts.js";
 import { ago, count, duration, money, percent, plural, scopeWords, short, words } from "./format.js";
 
 const FULL = 100, NEAR = 80, SLOW_S = 5, STUCK_S = 30, FAILING = 0.2, ENOUGH = 10;
 
 /** The problems, worst first: {level: "bad" | "warn", title, detail, act?: {kind, row}}. */
 export function findings(data) {
-  return [...stops(data), ...spending(data), ...models(data), ...breakers(data), ...failing(data), ...log(data)]
+  return [...stops(data), ...spending(data), ...models(data), ...breakers(data), ...failing(data), ...odd(data), ...log(data)]
     .sort((a, b) => (a.level === b.level ? 0 : a.level === "bad" ? -1 : 1));
 }
 
@@ -65,6 +66,7 @@ function breakers({ breakers = [] }) {
     level: "warn",
     title: `Breaker ${words(row.state)} for user ${short(row.user_id)}`,
     detail: `${plural(row.failure_count, "failure")} in a row; ${words(row.reason)}, ${ago(row.updated_at)}`,
+    act: goto("stops"),
   }), (n) => ({ key: "breakers", level: "warn", title: `${count(n)} breakers are open`, detail: "The provider fails for these users.", act: goto("stops") }));
 }
 
@@ -73,6 +75,14 @@ function failing({ minutes = [] }) {
   const failed = recent.failed, ended = recent.success + recent.failed;
   if (ended < ENOUGH || failed / ended < FAILING) return [];
   return [{ key: "failing", level: "bad", title: `${percent(failed, ended)} of calls fail`, detail: `${count(failed)} of ${count(ended)} in the last five minutes`, act: { kind: "failed", label: "Show" } }];
+}
+
+/** What was far from the usual for its hour: the last of each kind. */
+function odd({ unusual: found = [] }) {
+  return ["spend", "failures"].map((what) => found.findLast((one) => one.what === what)).filter(Boolean).map((one) => {
+    const said = unusual(one);
+    return { key: `unusual ${one.what}`, level: "warn", title: said.title, detail: `${said.text}, by the median of ${plural(one.days, "day")}`, act: goto(one.what === "spend" ? "cost" : "calls") };
+  });
 }
 
 function log({ lag = [], dead_letters: letters, uncertain }) {

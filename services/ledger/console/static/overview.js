@@ -1,18 +1,19 @@
 // The first page: is anything wrong, what does it cost, what is stopped.
 
-import { callsChart, costChart } from "./charts.js";
 import { act } from "./actions.js";
-import { draw, h, sparkline } from "./dom.js";
+import { callsChart, costChart, timeChart, unusual } from "./charts.js";
+import { card, draw, h, scrolled, sparkline } from "./dom.js";
 import { findings, sum } from "./findings.js";
 import { ago, clock, count, duration, money, percent, plural, scopeWords, short, words } from "./format.js";
 import { read } from "./server.js";
 
-const RANGES = { "1 h": ["minute", 3600], "24 h": ["quarter", 86_400], "7 d": ["hour", 7 * 86_400], "30 d": ["day", 30 * 86_400] };
+const RANGES = { "1 h": ["minute", 3600], "24 h": ["hour", 86_400], "7 d": ["hour", 7 * 86_400], "30 d": ["day", 30 * 86_400] };
 // Policy keeps these, and takes them in again by an order; the others go back by way of the log itself.
 const RETURNABLE = /:(tasks|outcomes)$/;
 const RANGE_REFRESH_MS = 30_000;
 const id = (value, what) => (value ? h("code", { title: `${what} ${value}` }, short(value)) : null);
-const card = (title, key, ...body) => h("section.card", { id: key, "aria-labelledby": `${key}-title`, tabindex: "-1" }, h("h2", { id: `${key}-title` }, title), ...body);
+
+const head = (name) => h("th", { scope: "col" }, name || h("span.unseen", {}, "What can be done"));
 
 export class Overview {
   constructor(session) {
@@ -20,6 +21,7 @@ export class Overview {
     this.range = "1 h";
     this.calls = callsChart();
     this.cost = costChart();
+    this.times = timeChart();
     this.verdict = h("section.verdict", { "aria-label": "State" });
     this.numbers = h("section.numbers", { "aria-label": "The last hour" });
     this.places = Object.fromEntries(["caps", "reasons", "stops", "log", "letters", "uncertain"].map((name) => [name, h("div")]));
@@ -28,7 +30,7 @@ export class Overview {
     this.element = h("div.overview", {}, h("h1.unseen", {}, "Overview"), this.verdict, this.numbers,
       h("div.ranges", { role: "group", "aria-label": "Time shown in the charts" }, Object.keys(RANGES).map((name) =>
         h("button.range", { type: "button", "aria-pressed": String(name === this.range), onclick: (event) => this.choose(name, event.target) }, name))),
-      h("div.pair", {}, card("Calls", "calls", this.calls.element), card("Cost", "cost", this.cost.element)),
+      h("div.trio", {}, card("Calls", "calls", this.calls.element), card("Cost", "cost", this.cost.element), card("Response time", "times", this.times.element)),
       h("div.pair", {}, card("Spend against limits", "spend", caps), card("Why calls ended without an answer", "why", reasons)),
       h("div.pair", {}, card("Stops in force", "stops", stops), operator ? card("Behind the log", "behind", log) : card("Uncertain attempts", "uncertain", uncertain)),
       operator ? h("div.pair", {}, card("Dead letters", "letters", letters), card("Uncertain attempts", "uncertain", uncertain)) : null);
@@ -37,6 +39,7 @@ export class Overview {
 
   leave() {
     clearInterval(this.timer);
+    for (const chart of [this.calls, this.cost, this.times]) chart.leave();
   }
 
   choose(name, button) {
@@ -49,20 +52,23 @@ export class Overview {
   async load() {
     const name = this.range, [step, seconds] = RANGES[name];
     const now = Math.ceil(Date.now() / 60_000) * 60_000;
-    const { series } = await read("/v1/series", { step, since: new Date(now - seconds * 1000).toISOString(), until: new Date(now).toISOString() });
-    if (this.range === name) this.chart(series, step);
+    const times = { since: new Date(now - seconds * 1000).toISOString(), until: new Date(now).toISOString() };
+    const [{ series }, { anomalies }] = await Promise.all([read("/v1/series", { step, ...times }), step === "hour" ? read("/v1/anomalies", times) : { anomalies: [] }]);
+    if (this.range === name) this.chart(series, step, anomalies);
   }
 
-  chart(rows, step) {
-    this.calls.show(rows, step);
-    this.cost.show(rows, step);
+  chart(rows, step, found = []) {
+    const marks = found.map(unusual), of = (what) => marks.filter((one) => one.what === what);
+    this.calls.show(rows, step, of("failures"));
+    this.cost.show(rows, step, of("spend"));
+    this.times.show(rows, step);
   }
 
   show(data) {
     this.data = data;
     const found = findings(data);
     const total = sum(data.minutes);
-    draw(this.verdict, { found, quiet: total.calls === 0 }, () => verdict(found, total, this.session));
+    draw(this.verdict, { found, quiet: total.calls === 0, hour: total.cost_cents, month: data.month.cost_cents }, () => verdict(found, total, data.month, this.session));
     draw(this.numbers, [data.minutes, data.month, data.p50_ms, data.p95_ms, data.under_way], () => numbers(data, total));
     if (this.range === "1 h") this.chart(data.minutes, "minute");
     const may = this.session.may_order;
@@ -75,12 +81,13 @@ export class Overview {
   }
 }
 
-function verdict(found, total, session) {
+function verdict(found, total, month, session) {
   const worst = found.length ? found.some((one) => one.level === "bad") ? "bad" : "warn" : "ok";
   const title = found.length ? `${plural(found.length, "thing")} ${found.length === 1 ? "needs" : "need"} attention` : "All is well";
-  const said = found.length ? null : h("p", {}, total.calls ? "Calls flow, nothing is stopped, no limit is near." : "No calls in the last hour. Nothing is stopped, no limit is near.");
+  const cost = `${money(total.cost_cents)} spent in the last hour, ${money(month.cost_cents)} this month.`;
+  const calm = total.calls ? "Calls flow, nothing is stopped, no limit is near. " : "No calls in the last hour. Nothing is stopped, no limit is near. ";
   return [
-    h(`div.headline.${worst}`, {}, h("span.light", { "aria-hidden": "true" }), h("div", {}, h("p.title", { role: "status" }, title), said)),
+    h(`div.headline.${worst}`, {}, h("span.light", { "aria-hidden": "true" }), h("div", {}, h("p.title", { role: "status" }, title), h("p", {}, found.length ? cost : calm + cost))),
     found.length ? h("ul.findings", {}, found.map((one) => h(`li.${one.level}`, {},
       h("span.level", {}, one.level === "bad" ? "Urgent" : "Look"),
       h("div", {}, h("strong", {}, one.title), h("span.detail", {}, one.detail)),
@@ -93,7 +100,7 @@ function numbers(data, total) {
   const calls = data.minutes.map((minute) => Number(minute.success) + Number(minute.blocked) + Number(minute.failed) + Number(minute.pending));
   const number = (label, value, below, drawing) => h("div.number", {}, h("h2", {}, label), h("p.value", {}, value), h("p.below", {}, below), drawing);
   return [
-    number("Spent in the last hour", money(total.cost_cents), `${money(sum(data.minutes.slice(-5)).cost_cents / 5)} a minute, ${money(data.month.cost_cents)} this month`, sparkline(each("cost_cents"), "Cost by minute")),
+    number("Spent in the last hour", money(total.cost_cents), `${money(sum(data.minutes.slice(-5)).cost_cents / 5)} a minute now`, sparkline(each("cost_cents"), "Cost by minute")),
     number("Calls in the last hour", count(total.calls), `${count(Math.round(sum(data.minutes.slice(-5)).calls / 5))} a minute now, ${count(data.under_way)} under way`, sparkline(calls, "Calls by minute")),
     number("Blocked", count(total.blocked), `${percent(total.blocked, total.calls)} of calls; ${count(total.failed)} failed`, sparkline(each("blocked"), "Blocked by minute")),
     number("Response time, p95", duration(data.p95_ms), `median ${duration(data.p50_ms)}; ${percent(total.cached, total.success)} from the cache`),
@@ -131,7 +138,7 @@ function stops({ switches, shutoffs, breakers, models = [] }, may) {
   if (!models.length && !switches.length && !shutoffs.length && !breakers.length) return h("p.empty", {}, "No kill switch, no shutoff, every breaker closed.");
   const row = (what, whom, why, time, button) => h("tr", {}, h("td.nowrap", {}, what), h("td.nowrap", {}, whom), h("td.wide", {}, why, h("span.muted", {}, ` ${time}`)), h("td.end", {}, button));
   const release = (kind, one, key) => (may ? h("button.link", { type: "button", "data-key": key, onclick: () => act(kind, one) }, "Release") : null);
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Stops in force" }, h("table", {}, h("thead", {}, h("tr", {}, ["Stop", "For", "Why", ""].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {},
+  return scrolled("Stops in force", h("table", {}, h("thead", {}, h("tr", {}, ["Stop", "For", "Why", ""].map(head))), h("tbody", {},
     switches.map((one) => row("Kill switch", scopeWords(one), `${one.reason}, by ${one.actor}`, ago(one.changed_at), release("release", one, `switch ${one.scope_key}`))),
     models.map((one) => row(`Breaker ${words(one.state)}`, `${one.provider}:${one.model}`, one.reason, ago(one.since), may ? h("button.link", { type: "button", "data-key": `model ${one.provider}:${one.model}`, onclick: () => act("model.reset", one) }, "Reset") : null)),
     shutoffs.map((one) => row("Shutoff", [`user `, id(one.user_id, "user")], words(one.reason), one.disabled_until ? `until ${clock(one.disabled_until)}` : "", one.manual_engaged ? release("shutoff.release", one, `shutoff ${one.user_id}`) : null)),
@@ -148,7 +155,7 @@ function log(rows) {
 
 function deadLetters({ newest = [], waiting = 0 }, may) {
   if (!waiting) return h("p.empty", {}, "None. What cannot be processed would wait here.");
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Dead letters" }, h("table", {}, h("thead", {}, h("tr", {}, ["From", "Why", ""].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, newest.slice(0, 6).map((one) =>
+  return scrolled("Dead letters", h("table", {}, h("thead", {}, h("tr", {}, ["From", "Why", ""].map(head))), h("tbody", {}, newest.slice(0, 6).map((one) =>
     h("tr", {}, h("td", {}, h("code", { title: one.entry_id }, one.origin.replace("skeldir:", ""))), h("td.wide", {}, one.reason, may && RETURNABLE.test(one.origin) ? null : h("code.command", { title: "From a shell" }, `skeldir dead-letters retry ${one.letter_id}`)),
       h("td.end", {}, may && RETURNABLE.test(one.origin)
         ? [h("button.link", { type: "button", "data-key": `retry ${one.letter_id}`, onclick: () => act("letter.retry", one) }, "Retry"), " ", h("button.link", { type: "button", "data-key": `discard ${one.letter_id}`, onclick: () => act("letter.discard", one) }, "Discard")]

@@ -1,6 +1,6 @@
 // One request: why it ended as it did, and everything that happened, in its order.
 
-import { h } from "./dom.js";
+import { h, scrolled } from "./dom.js";
 import { count, duration, exactly, moment, money, words } from "./format.js";
 import { ended } from "./requests.js";
 import { read } from "./server.js";
@@ -56,7 +56,7 @@ function saw({ saw: seen }) {
 
 function limits(rows = [], quotas = []) {
   const counted = (row, name) => (row.unit === "money" ? money(row[`${name}_cents`]) : count(row[name]));
-  return h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Limits it saw" }, h("table", {}, h("thead", {}, h("tr", {}, ["Limit it saw", "Spent", "Reserved, with this", "Cap"].map((name, i) => h("th", { scope: "col", class: i ? "end" : null }, name)))),
+  return scrolled("Limits it saw", h("table", {}, h("thead", {}, h("tr", {}, ["Limit it saw", "Spent", "Reserved, with this", "Cap"].map((name, i) => h("th", { scope: "col", class: i ? "end" : null }, name)))),
     h("tbody", {}, rows.map((row) => h("tr", {}, h("td", {}, `${row.scope}, ${row.window} ${row.window_start}`), h("td.end", {}, money(row.spent_cents)), h("td.end", {}, money(row.reserved_cents)), h("td.end", {}, row.cap_cents === null ? "none" : money(row.cap_cents)))),
       quotas.map((row) => h("tr", {}, h("td", {}, `quota of ${words(row.unit)}${row.window ? `, ${row.window} ${row.window_start}` : ""}${row.shadow ? " (shadow)" : ""}`), h("td.end", {}, counted(row, "spent")), h("td.end", {}, counted(row, "reserved")), h("td.end", {}, counted(row, "limit")))))));
 }

@@ -1,6 +1,6 @@
 // Search: which requests were there, and what became of them.
 
-import { h } from "./dom.js";
+import { h, scrolled } from "./dom.js";
 import { duration, moment, money, short, words } from "./format.js";
 import { read } from "./server.js";
 
@@ -28,8 +28,8 @@ export class Requests {
     this.note = h("p.empty", { role: "status" }, "Searching");
     this.csv = h("a", { download: "calls.csv" }, "Download as CSV");
     this.element = h("div", {}, h("h1", {}, "Requests"), this.form,
-      h("section.card", { "aria-label": "Found" }, h("div.scroll", { tabindex: "0", role: "region", "aria-label": "Requests found" },
-        h("table", {}, h("thead", {}, h("tr", {}, ["When", "Request", "Type", "Model", "Ended", "Took", "Cost"].map((name) => h("th", { scope: "col", class: ["Took", "Cost"].includes(name) ? "end" : null }, name)))), this.rows)),
+      h("section.card", { "aria-label": "Found" }, scrolled("Requests found", 
+        h("table", {}, h("thead", {}, h("tr", {}, ["When", "Ended", "Request", "Type", "Model", "Took", "Cost"].map((name) => h("th", { scope: "col", class: ["Took", "Cost"].includes(name) ? "end" : null }, name)))), this.rows)),
       this.note, h("div.foot", {}, this.more, this.csv)));
     this.load(null);
   }
@@ -67,8 +67,8 @@ export const ended = (call) => h(`span.tag.${{ success: "ok", blocked: "warn", f
 
 function line(call) {
   return h("tr", {}, h("td.nowrap", {}, moment(call.created_at)),
-    h("td", {}, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, call.request_id.length > 26 ? `${call.request_id.slice(0, 24)}…` : call.request_id)),
-    h("td", {}, words(call.task_type)), h("td", {}, `${call.provider}:${call.model}`),
-    h("td", {}, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
+    h("td.nowrap", {}, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
+    h("td.nowrap", {}, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, call.request_id.length > 26 ? `${call.request_id.slice(0, 24)}…` : call.request_id)),
+    h("td.nowrap", {}, words(call.task_type)), h("td.nowrap", {}, `${call.provider}:${call.model}`),
     h("td.end", {}, call.provider_attempted && call.ended_at ? duration(call.latency_ms) : "–"), h("td.end", { title: short(call.user_id) }, money(call.cost_cents)));
 }

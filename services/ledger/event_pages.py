@@ -1,0 +1,175 @@
+"""Events of the books, page after page: the one place that knows where they lie. In any order, unless it says so."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from services.ledger.sessions import Connection
+
+PAGE = 2000
+SPAN = 100_000
+
+# What the index on `seq` (BRIN) does not know yet is read again for each span.
+_SUMMARISE = """
+SELECT brin_summarize_new_values(index.oid)
+FROM pg_class AS index JOIN pg_am ON pg_am.oid = index.relam JOIN pg_index ON indexrelid = index.oid
+WHERE amname = 'brin' AND index.relkind = 'i' AND (
+  indrelid = 'public.events'::regclass OR indrelid IN (SELECT relid FROM pg_partition_tree('public.events')))
+"""
+_OF_SPAN = "SELECT body FROM events WHERE partition IS NOT NULL AND seq > $1 AND seq <= $2"
+_OF_SHARE = """
+SELECT seq, body FROM events WHERE partition IS NOT NULL AND ($1::text[] IS NULL OR type = ANY ($1)) AND {share}
+"""
+_OF_OWNER = """
+SELECT body FROM events WHERE partition IS NOT NULL AND tenant_id = $1 AND ($2::uuid IS NULL OR user_id = $2)
+"""
+# The server sorts keys, which are small; rows are fetched by page.
+_KEYS_IN_ORDER = """
+SELECT id, time FROM events WHERE partition = ANY ($1)
+ORDER BY partition, split_part(entry_id, '-', 1)::bigint, split_part(entry_id, '-', 2)::bigint
+"""
+_BY_KEYS = """
+SELECT e.partition, e.stream, e.entry_id, e.body
+FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS k (id, time, number)
+JOIN events AS e ON e.id = k.id AND e.time = k.time ORDER BY k.number
+"""
+_CAUSED_IN_ORDER = """
+SELECT partition, id, time, tenant_id, user_id, causation_id, type FROM events
+WHERE partition = ANY ($1) AND stream = ANY ($2) AND type = ANY ($3) AND time < $4
+ORDER BY partition, split_part(entry_id, '-', 1)::bigint, split_part(entry_id, '-', 2)::bigint
+"""
+# A cause is a little older, as a rule; its time is not known, and by the id alone each month is looked into.
+_BY_IDS = "SELECT id, body FROM events WHERE id = ANY ($1)"
+_NEAR = f"{_BY_IDS} AND time >= $2 AND time <= $3"
+_NEARNESS = timedelta(days=2)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Events by their numbers: behind the first one, up to the last one."""
+
+    after: int
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Everything of some tenants: what the `number`th of `of` readers reads. No row is of two tenants."""
+
+    number: int = 0
+    of: int = 1
+
+    @property
+    def condition(self) -> str:
+        """SQL: whether a row's `tenant_id` is among them."""
+        return "true" if self.of == 1 else f"abs(uuid_hash(tenant_id) % {self.of}) = {self.number}"
+
+
+WHOLE = Share()
+
+
+def spans(after: int, upto: int, size: int = SPAN) -> list[Span]:
+    """The numbers, in pieces that can be read apart from one another."""
+    return [Span(first, min(first + size, upto)) for first in range(after, upto, size)]
+
+
+async def prepare(connection: Connection) -> None:
+    """So that a span is read without the others. As the owner."""
+    await connection.execute(_SUMMARISE)
+
+
+async def of_span(connection: Connection, span: Span) -> AsyncIterator[Sequence[str]]:
+    """Pages of bodies of the partitions' events, within the caller's transaction."""
+    async for page in _pages(connection, _OF_SPAN, span.after, span.upto):
+        yield [row["body"] for row in page]
+
+
+async def of_share(
+    connection: Connection, share: Share, types: Sequence[str] | None = None
+) -> AsyncIterator[tuple[int, Sequence[str]]]:
+    """Pages of bodies, of these types, each with the highest number so far. Events of one time are near each other."""
+    seen = 0
+    async for page in _pages(connection, _OF_SHARE.format(share=share.condition), types):
+        seen = max(seen, page[-1]["seq"])
+        yield seen, [row["body"] for row in page]
+
+
+async def of_owner(connection: Connection, tenant_id: UUID, user_id: UUID | None) -> AsyncIterator[Sequence[str]]:
+    """Pages of bodies, of a user or of a whole tenant."""
+    async for page in _pages(connection, _OF_OWNER, tenant_id, user_id):
+        yield [row["body"] for row in page]
+
+
+async def in_order(connection: Connection, partitions: Sequence[int]) -> AsyncIterator[list[Any]]:
+    """Pages of `partition`, `stream`, `entry_id` and `body`: partition by partition, in the order of the log."""
+    async for keys in _pages(connection, _KEYS_IN_ORDER, partitions):
+        yield await connection.fetch(_BY_KEYS, [row["id"] for row in keys], [row["time"] for row in keys])
+
+
+@dataclass(frozen=True, slots=True)
+class Caused:
+    """An event and its cause; bodies that nobody asked for, or that are not in the books, are None."""
+
+    partition: int
+    type: str
+    time: datetime
+    tenant_id: UUID | None
+    user_id: UUID | None
+    causation_id: UUID | None
+    body: str | None
+    cause: str | None
+
+
+async def with_causes(
+    connection: Connection,
+    streams: Mapping[int, str],
+    until: datetime,
+    types: Sequence[str],
+    wanted: Callable[[str], tuple[bool, bool]],
+) -> AsyncIterator[list[Caused]]:
+    """Pages of a stream of each partition, in the order of the log, of these types.
+
+    `wanted`: whether the body of an event of a type is wanted, and whether its cause's is.
+    """
+    arguments = (list(streams), list(streams.values()), types, until)
+    async for rows in _pages(connection, _CAUSED_IN_ORDER, *arguments):
+        own = {row["id"] for row in rows if wanted(row["type"])[0]}
+        causes = {row["causation_id"] for row in rows if wanted(row["type"])[1]} - {None}
+        bodies = await _bodies(connection, own | causes, [row["time"] for row in rows])
+        yield [
+            Caused(
+                row["partition"],
+                row["type"],
+                row["time"],
+                row["tenant_id"],
+                row["user_id"],
+                row["causation_id"],
+                bodies.get(row["id"]) if row["id"] in own else None,
+                bodies.get(row["causation_id"]) if row["causation_id"] in causes else None,
+            )
+            for row in rows
+        ]
+
+
+async def _bodies(connection: Connection, ids: Set[UUID], times: Sequence[datetime]) -> dict[UUID, str]:
+    near = await connection.fetch(_NEAR, list(ids), min(times) - _NEARNESS, max(times))
+    found: dict[UUID, str] = {row["id"]: row["body"] for row in near}
+    if missing := [one for one in ids if one not in found]:
+        found.update((row["id"], row["body"]) for row in await connection.fetch(_BY_IDS, missing))
+    return found
+
+
+async def of_control(connection: Connection) -> list[tuple[str, str]]:
+    """All orders: entry id and body. There are few: an order is a person's act."""
+    rows = await connection.fetch("SELECT entry_id, body FROM events WHERE partition IS NULL")
+    return [(row["entry_id"], row["body"]) for row in rows]
+
+
+async def _pages(connection: Connection, query: str, *arguments: Any) -> AsyncIterator[list[Any]]:
+    cursor = await connection.cursor(query, *arguments)
+    while page := await cursor.fetch(PAGE):
+        yield page

@@ -1,0 +1,16 @@
+-- Which limits are nearest, of all tenants or of one, without looking at every balance: by how many percent are used, so that
+-- most writes of a balance still touch no index. Where there is no cap, none.
+ALTER TABLE llm_hourly_shutoff_state ADD COLUMN used_percent smallint NOT NULL GENERATED ALWAYS AS
+  (coalesce(least(100, floor(100 * (total_cost_cents + reserved_cents) / nullif(threshold_cents, 0))), 0)::smallint) STORED;
+ALTER TABLE llm_monthly_budget_state ADD COLUMN used_percent smallint NOT NULL GENERATED ALWAYS AS
+  (coalesce(least(100, floor(100 * (spent_cents + reserved_cents) / nullif(cap_cents, 0))), 0)::smallint) STORED;
+ALTER TABLE tenant_budget_state ADD COLUMN used_percent smallint NOT NULL GENERATED ALWAYS AS
+  (coalesce(least(100, floor(100 * (spent_cents + reserved_cents) / nullif(cap_cents, 0))), 0)::smallint) STORED;
+-- By an expression of the time: so no list that is in the order of the times takes these for its order, and reads other
+-- tenants' rows on the way.
+CREATE INDEX hours_by_use ON llm_hourly_shutoff_state ((hour_start AT TIME ZONE 'UTC'), used_percent DESC);
+CREATE INDEX months_by_use ON llm_monthly_budget_state (month, used_percent DESC);
+CREATE INDEX tenant_windows_by_use
+  ON tenant_budget_state (budget_window, (window_start AT TIME ZONE 'UTC'), used_percent DESC);
+-- Few of many.
+CREATE INDEX shutoffs_that_hold ON llm_hourly_shutoff_state (hour_start DESC, tenant_id DESC, user_id DESC) WHERE is_shutoff;

