@@ -67,12 +67,23 @@ class OnCall(Operator):
             case _:
                 raise AssertionError(f"nothing here brings about that {what}")
 
+    def stand_down(self) -> None:
+        """A page that failed in its middle leaves no switch engaged for the next one."""
+        for switch in json.loads(self.stack.cli("kill-switch", "status", "--json").stdout)["switches"]:
+            scope = [
+                f"--{name.removesuffix('_id').replace('_', '-')}={value}" for name, value in switch["scope"].items()
+            ]
+            self.stack.cli("kill-switch", "release", *scope, "--reason", "the page is over")
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_runbook_do_what_it_says(page: Path, stack: Stack, new_folder: Callable[[], Path]) -> None:
     on_call = OnCall(stack, new_folder())
     with on_call.shell as shell:
-        assert walk(shell, page, on_call.bring_about), "a runbook without a command"
+        try:
+            assert walk(shell, page, on_call.bring_about), "a runbook without a command"
+        finally:
+            on_call.stand_down()
 
 
 def test_a_page_that_says_something_else_is_found() -> None:
