@@ -91,7 +91,7 @@ async def fill(connection: Any, calls: int, tenants: int) -> float:
     return time.perf_counter() - began
 
 
-_KEY = Key("bench", UUID(int=0), None, "operator", None, "bench", 0)
+KEY = Key("bench", UUID(int=0), None, "operator", None, "bench", 0)
 Question = tuple[str, str, Sequence[Any]]
 
 
@@ -145,7 +145,7 @@ async def measure(calls: int, tenants: int) -> tuple[list[Figure], list[str]]:
                 (sessions.AUDITOR, tenant, None),
                 (sessions.OPERATOR, None, None),
             ):
-                view = View(_KEY, role, narrow[0], [user] if narrow[1] else ())
+                view = View(KEY, role, narrow[0], [user] if narrow[1] else ())
                 async with looking(pool, view, None) as connection:
                     await connection.execute("SET LOCAL statement_timeout = 0")
                     for name, sql, parameters in questions(view):

@@ -51,6 +51,7 @@ class Traffic:
     users: int = 25
     gap_ms: int = 20
     partitions: int = 4
+    start_ms: int = START_MS
 
     def owners(self, partition: int) -> list[Owner]:
         """The users who live in a partition."""
@@ -65,7 +66,7 @@ class Traffic:
     @property
     def until_ms(self) -> int:
         """When the last task has ended."""
-        return START_MS + self.tasks * self.gap_ms + 60_000
+        return self.start_ms + self.tasks * self.gap_ms + 60_000
 
 
 def history(traffic: Traffic) -> Iterator[tuple[int, str, Envelope]]:
@@ -86,7 +87,7 @@ def of_partition(traffic: Traffic, partition: int) -> Iterator[tuple[str, Envelo
         owner = dice.choice(owners)
         user, tenant = (owner.tenant_id, owner.user_id), (owner.tenant_id, None)
         book = Book(books.get(user, Account()), books.get(tenant, Account()))
-        now = Circumstances(START_MS + number * traffic.gap_ms, CONFIG, ControlState())
+        now = Circumstances(traffic.start_ms + number * traffic.gap_ms, CONFIG, ControlState())
         submitted = _submitted(number, owner, dice, now.now_ms)
         yield "tasks", submitted
         task = submitted.data.task  # type: ignore[attr-defined]
@@ -184,7 +185,7 @@ async def fill(url: str, traffic: Traffic, said: Callable[[int], None] = lambda 
     """Write all of it; how many events those are. The URL is the superuser's: nobody else may COPY."""
     connection: Any = await asyncpg.connect(url)
     try:
-        times = range(START_MS, traffic.until_ms + MONTH_MS, MONTH_MS)
+        times = range(traffic.start_ms, traffic.until_ms + MONTH_MS, MONTH_MS)
         await months.make(connection, months.months_of(map(at, times)))
     finally:
         await connection.close()
