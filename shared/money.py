@@ -15,6 +15,7 @@ NANOCENTS_PER_CENT = 1_000_000_000
 
 # Below 2**53, so that no JSON reader that keeps numbers as doubles (Lua, JavaScript) changes an amount. 90,071 dollars.
 MAX_NANOCENTS = 2**53 - 1
+MAX_CENTS = MAX_NANOCENTS // NANOCENTS_PER_CENT
 
 
 Nanocents = Annotated[int, Field(ge=0, le=MAX_NANOCENTS, description="Amount in nanocents (1e-9 cent).")]

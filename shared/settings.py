@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.events.tasks import Storage
 from shared.models import PROVIDERS, CompatibleProvider, ModelName, ProviderName
+from shared.money import MAX_CENTS
 from shared.streams.address import several_servers
 
 
@@ -52,8 +53,12 @@ class Settings(BaseSettings):
     executor_port: int = Field(8083, ge=0, le=65535, description="Port of the executor's health and metrics.")
     partitions: int = Field(4, ge=1, le=1024, description="Number of partitions. Fixed once the streams hold events.")
 
-    monthly_cap_cents: float = Field(2500, ge=0, description="Cents a user may spend in a calendar month (UTC).")
-    hourly_shutoff_cents: float = Field(500, ge=0, description="Cents a user may spend in a clock hour (UTC).")
+    monthly_cap_cents: float = Field(
+        2500, ge=0, le=MAX_CENTS, description="Cents a user may spend in a calendar month (UTC)."
+    )
+    hourly_shutoff_cents: float = Field(
+        500, ge=0, le=MAX_CENTS, description="Cents a user may spend in a clock hour (UTC)."
+    )
     max_in_flight: int = Field(1000, ge=1, description="Allowed tasks of one tenant that have not ended yet.")
     provider_timeout_ms: int = Field(10_000, ge=1, description="Time a provider call may take.")
     breaker_failure_threshold: int = Field(3, ge=1, description="Consecutive failures of a user that open the breaker.")
@@ -128,7 +133,10 @@ class Settings(BaseSettings):
     )
     default_max_output_tokens: int = Field(1024, ge=1, description="Output bound of a call that states none.")
     unpriced_worst_case_cents: float | None = Field(
-        None, ge=0, description="Reserve this for a model without a known price. None: refuse it as `unpriced`."
+        None,
+        ge=0,
+        le=MAX_CENTS,
+        description="Reserve this for a model without a known price. None: refuse it as `unpriced`.",
     )
 
     store_texts: Storage = Field(
