@@ -35,9 +35,9 @@ from shared.texts.master_key import UnusableMasterKey
 
 RETRY_S = 0.2
 MAX_RETRY_S = 5.0
-# A batch is a transaction, whatever its size: a quiet partition gathers so long. The books are that much later, and a
-# lone task costs two thirds of the CPU (`python -m tests.bench.chain`), which on a small machine delayed its call.
-GATHER_S = 0.02
+# A batch is a transaction, whatever its size: what comes within so long of the first entry is one. The books are that
+# much later, which no caller waits for; a task in a quiet partition is one transaction instead of three.
+GATHER_S = 0.1
 # SQLSTATE classes of what is wrong with the data, not with the server: data exception, integrity, program limit.
 POISON_CLASSES = ("22", "23", "54")
 
@@ -71,6 +71,8 @@ class Writer:
         self._keyring = keyring
         self._sealer = Sealer(seal_key, source.chain, settings.seal_events, settings.seal_seconds)
         self._positions: dict[str, str] = {}
+        self._behind = False
+        """The last read found a whole batch: there is more, and nothing to wait for."""
         self._wait_s = RETRY_S
         self.token = 0
         self.problem: str | None = "has not tried to take its lease yet"
@@ -131,7 +133,6 @@ class Writer:
         try:
             while not renewal.done():
                 await self.take_batch()
-                await asyncio.sleep(GATHER_S)
                 await self._sealer.seal_if_due(self._pool)
         finally:
             renewal.cancel()
@@ -156,8 +157,13 @@ class Writer:
                 raise Fenced("the lease went to another worker")
 
     async def take_batch(self) -> None:
-        """Read what has come, and take it into the books."""
-        page = await read_after(self._redis, self._positions, self._settings.batch_size, BLOCK_MS)
+        """Wait for an entry and for those that follow it, and take them into the books."""
+        if not self._behind:
+            if not await read_after(self._redis, self._positions, 1, BLOCK_MS):
+                return
+            await asyncio.sleep(GATHER_S)
+        page = await read_after(self._redis, self._positions, self._settings.batch_size, None)
+        self._behind = any(len(entries) >= self._settings.batch_size for entries in page.values())
         if not page:
             return
         try:
