@@ -186,7 +186,7 @@ def measure(events: int, data: Path, stages: list[str]) -> list[Figure]:
             kept.write_text(json.dumps(known, indent=1))
     finally:
         server.stop()
-    return [Figure(*figure) for stage in known.values() for figure in stage]
+    return [Figure(what, value) for stage in known.values() for what, value in stage]
 
 
 def main() -> None:

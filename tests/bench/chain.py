@@ -1,6 +1,7 @@
-"""The whole chain over HTTP: tasks a second and latency by concurrency, and the CPU that each process spends on a task.
+"""The whole chain: over HTTP by concurrency, from the inbox, blocked, cached and repeated; where its CPU goes, and what
+memory each process has.
 
-CPU a task hardly depends on what else runs on the machine; tasks a second do.
+Rates are of the whole machine: servers, services and the load itself. CPU a task hardly depends on what else runs.
 """
 
 from __future__ import annotations
@@ -9,112 +10,222 @@ import asyncio
 import json
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
-import psutil
+import psycopg
 
-from tests.bench.figures import Figure, milliseconds
+from shared.partitions import INBOX
+from tests.bench.alone import ENOUGH_S, LOOK_S, ROOMY, entry, tenants_of_all_partitions
+from tests.bench.bare_http import BareServer
+from tests.bench.figures import Figure, Spread, in_turns, milliseconds, rate, spread
+from tests.bench.http_load import Load, Request, load, request
+from tests.bench.processes import cpu_s, families, memory_mb
 from tests.stack import Stack
 
 AT_ONCE = (1, 16, 64, 256)
-TASKS = {1: 200, 16: 2000, 64: 4000, 256: 4000}
+IDLE_S = 5.0
 
 
-class Caller:
-    """A keep-alive connection that posts tasks and waits for their results: HTTP/1.1 by hand, which costs little."""
-
-    def __init__(self, url: str, key: str, user: str) -> None:
-        self._host, _, self._port = url.removeprefix("http://").partition(":")
-        self._head = (
-            f"POST /v1/tasks HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {key}\r\nPrefer: wait=30\r\n"
-            "Content-Type: application/json\r\n"
-        )
-        self._user = user
-
-    async def __aenter__(self) -> Caller:
-        self._reader, self._writer = await asyncio.open_connection(self._host, int(self._port))
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
-        await self._writer.wait_closed()
-
-    async def run(self) -> bytes:
-        """One task; the body of its answer."""
-        task = {"task_type": "route", "user_id": self._user, "request_id": uuid4().hex, "max_cost_cents": 0.0001}
-        body = json.dumps({**task, "prompt": {"text": "hello"}})
-        self._writer.write(f"{self._head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
-        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
-        length = int(head.partition(b"content-length:")[2].partition(b"\r\n")[0])
-        answer = await self._reader.readexactly(length)
-        assert b'"status":"success"' in answer, answer
-        return answer
-
-
-async def load(url: str, key: str, at_once: int, tasks: int) -> tuple[float, list[float]]:
-    """Tasks a second, and each one's milliseconds."""
-    left, took = iter(range(tasks)), []
-
-    async def caller() -> None:
-        async with Caller(url, key, str(uuid4())) as one:
-            for _ in left:
-                began = time.perf_counter()
-                await one.run()
-                took.append((time.perf_counter() - began) * 1000)
-
-    began = time.perf_counter()
-    await asyncio.gather(*(caller() for _ in range(at_once)))
-    return tasks / (time.perf_counter() - began), took
-
-
-def processes(stack: Stack) -> dict[str, list[psutil.Process]]:
-    """The processes of a running system, by what they are."""
-    found = {name: [psutil.Process(pid)] for name, pid in stack.ready["pids"].items()}
-    for server, name in (("valkey", "valkey-server"), ("postgres", "postgres")):
-        family = [one for one in psutil.process_iter(["name", "cmdline"]) if name in (one.info["name"] or "")]
-        found[server] = [one for one in family if str(stack.data) in " ".join(ancestry(one))]
-    return found
-
-
-def ancestry(process: psutil.Process) -> list[str]:
-    """Command line, working folder and parent's working folder: one of them names the data directory."""
-    try:
-        return [*process.cmdline(), process.cwd()]
-    except psutil.Error:
-        return []
-
-
-def cpu_s(family: list[psutil.Process]) -> float:
-    """Seconds of CPU, user and system."""
-    total = 0.0
-    for one in family:
-        try:
-            times = one.cpu_times()
-            total += times.user + times.system
-        except psutil.NoSuchProcess:
-            continue
-    return total
-
-
-def measure() -> list[Figure]:
-    """Each concurrency, and at 64 where the CPU goes to."""
-    figures = []
-    with tempfile.TemporaryDirectory(prefix="skeldir-bench-") as folder, Stack(Path(folder)) as stack:
-        key, url = stack.key(stack.ready["tenant_id"]), stack.ready["gateway_url"]
-        asyncio.run(load(url, key, 16, 500))
-        for at_once in AT_ONCE:
-            families = processes(stack)
-            before = {name: cpu_s(family) for name, family in families.items()}
-            rate, took = asyncio.run(load(url, key, at_once, TASKS[at_once]))
-            time.sleep(1)
-            spent = {name: (cpu_s(family) - before[name]) / TASKS[at_once] * 1e6 for name, family in families.items()}
-            figures.append(Figure(f"chain over HTTP, {at_once} at once", f"{rate:.0f} tasks/s, {milliseconds(took)}"))
-            shares = ", ".join(f"{name} {value:.0f}" for name, value in spent.items())
-            figures.append(Figure(f"CPU a task, {at_once} at once (µs)", f"{shares}; sum {sum(spent.values()):.0f}"))
+def measure(tasks: int = 3000, turns: int = 3, at_once: Sequence[int] = AT_ONCE) -> list[Figure]:
+    """All of it, on one system."""
+    with tempfile.TemporaryDirectory(prefix="skeldir-bench-") as folder, Stack(Path(folder), ROOMY) as stack:
+        chain = Chain(stack)
+        figures = [chain.at_rest()]
+        answer = chain.warm()
+        with BareServer(answer) as bare:
+            for callers in at_once:
+                figures += chain.over_http(bare.url, callers, max(100, tasks * callers // (callers + 16)), turns)
+        figures += chain.from_the_inbox(tasks, turns)
+        figures.append(chain.memory("memory under load"))
     return figures
+
+
+class Chain:
+    """A running system, and what is asked of it."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self._log: Any = stack.redis()
+        self._url = stack.ready["gateway_url"]
+        self._tenants = tenants_of_all_partitions()
+        self._keys = [stack.key(tenant) for tenant in self._tenants]
+
+    def warm(self) -> bytes:
+        """Everything is loaded. The body of an answer."""
+        asyncio.run(load(self._url, 16, 300, self.new_task, b'"status":"success"'))
+        return self._stack.post(
+            "/v1/tasks", {"task_type": "route", "prompt": {}, "max_cost_cents": 0.0001}, Prefer="wait=30"
+        ).content
+
+    def at_rest(self) -> Figure:
+        """CPU and memory of each process while nobody asks anything."""
+        members = families(self._stack)
+        before = {name: cpu_s(family) for name, family in members.items()}
+        time.sleep(IDLE_S)
+        shares = {name: (cpu_s(family) - before[name]) / IDLE_S * 100 for name, family in members.items()}
+        memory = {name: memory_mb(family) for name, family in members.items()}
+        text = ", ".join(f"{name} {memory[name]:.0f} MB {share:.1f} %" for name, share in shares.items())
+        numbers = {f"{name}_mb": value for name, value in memory.items()}
+        return Figure("at rest: memory, CPU", text, numbers=numbers | {f"{n}_percent": s for n, s in shares.items()})
+
+    def memory(self, what: str) -> Figure:
+        """Of each process now."""
+        found = {name: memory_mb(family) for name, family in families(self._stack).items()}
+        text = ", ".join(f"{name} {value:.0f}" for name, value in found.items())
+        return Figure(what, f"{text} MB", numbers={f"{name}_mb": value for name, value in found.items()})
+
+    def over_http(self, bare: str, at_once: int, tasks: int, turns: int) -> list[Figure]:
+        """Tasks that are waited for; repeats of tasks that have ended; and the bare server."""
+        loads: dict[str, list[Load]] = {"chain": [], "bare": [], "again": []}
+        spent: list[dict[str, float]] = []
+        requests: list[Request] = []
+
+        def chain() -> float:
+            requests.clear()
+            with Spending(self._stack, spent, tasks):
+                return kept(loads["chain"], self._url, at_once, tasks, self._remembered(requests))
+
+        def again() -> float:
+            repeats = iter(requests)
+            return kept(loads["again"], self._url, at_once, tasks, lambda _: next(repeats))
+
+        def empty() -> float:
+            return kept(loads["bare"], bare, at_once, 10 * tasks, self.new_task, b"")
+
+        rates = in_turns({"bare": empty, "chain": chain, "again": again}, turns)
+        took = [one for turn in loads["chain"] for one in turn.took_ms]
+        return [
+            rate(f"bare HTTP server, {at_once} at once", "requests", rates["bare"]),
+            rate(f"chain over HTTP, {at_once} at once", "tasks", rates["chain"], "bare HTTP", rates["bare"]),
+            Figure(f"chain over HTTP, {at_once} at once: latency", milliseconds(took)),
+            cpu_of(f"chain over HTTP, {at_once} at once", spent),
+            rate(f"repeats of ended tasks, {at_once} at once", "requests", rates["again"], "bare HTTP", rates["bare"]),
+        ]
+
+    def from_the_inbox(self, tasks: int, turns: int) -> list[Figure]:
+        """Into the inbox all at once, until the books have every event of them."""
+        spent: dict[str, list[dict[str, float]]] = {"new": [], "blocked": [], "cached": []}
+        blocked, again = str(uuid4()), [(tenant, str(uuid4())) for tenant in self._tenants]
+        order = {"type": "kill_switch.engaged", "scope": {"tenant_id": blocked}, "reason": "bench", "actor": "bench"}
+        assert self._stack.post("/v1/control", order, key=self._stack.ready["operator_key"]).is_success
+        for tenant, user in again:
+            self._through([_same(tenant, user)], 5)
+
+        def new() -> list[bytes]:
+            return [entry(self._tenants[one % len(self._tenants)], str(uuid4())) for one in range(tasks)]
+
+        def refused() -> list[bytes]:
+            return [entry(blocked, str(uuid4())) for _ in range(tasks)]
+
+        def cached() -> list[bytes]:
+            return [_same(*again[number % len(again)]) for number in range(tasks)]
+
+        def work(name: str, make: Callable[[], list[bytes]], events: int) -> Callable[[], float]:
+            def run() -> float:
+                entries = make()
+                with Spending(self._stack, spent[name], tasks):
+                    return self._through(entries, events * tasks)
+
+            return run
+
+        works = {
+            "new": work("new", new, 5),
+            "blocked": work("blocked", refused, 2),
+            "cached": work("cached", cached, 4),
+        }
+        rates = in_turns(works, turns)
+        named = {
+            "new": "inbox to books, new tasks",
+            "blocked": "inbox to books, all blocked",
+            "cached": "inbox to books, all from the cache",
+        }
+        return [
+            figure
+            for name, what in named.items()
+            for figure in (rate(what, "tasks", rates[name]), cpu_of(what, spent[name]))
+        ]
+
+    def _through(self, entries: list[bytes], events: int) -> float:
+        """Tasks a second, from the first XADD to the commit of the last event."""
+        with psycopg.connect(self._stack.ready["admin_database_url"], autocommit=True) as books:
+
+            def chained() -> int:
+                row = books.execute("SELECT coalesce(sum(length), 0) FROM event_chains WHERE chain >= 0").fetchone()
+                return int(row[0]) if row else 0
+
+            before, began = chained(), time.perf_counter()
+            for first in range(0, len(entries), 500):
+                pipeline = self._log.pipeline(transaction=False)
+                for one in entries[first : first + 500]:
+                    pipeline.xadd(INBOX, {"data": one})
+                pipeline.execute()
+            while (now := chained()) < before + events:
+                assert time.perf_counter() - began < ENOUGH_S, f"{now - before} of {events} events in the books"
+                time.sleep(LOOK_S * 4)
+            return len(entries) / (time.perf_counter() - began)
+
+    def new_task(self, caller: int) -> Request:
+        """Of a user of its own, and waited for."""
+        head = request("/v1/tasks", self._keys[caller % len(self._keys)], Prefer="wait=30")
+        task = {"task_type": "route", "user_id": str(uuid4()), "request_id": uuid4().hex, "max_cost_cents": 0.0001}
+        return head, json.dumps({**task, "prompt": {"text": uuid4().hex}}).encode()
+
+    def _remembered(self, requests: list[Request]) -> Callable[[int], Request]:
+        def make(caller: int) -> Request:
+            requests.append(self.new_task(caller))
+            return requests[-1]
+
+        return make
+
+
+class Spending:
+    """Microseconds of CPU a task, by process, until the books are done with them."""
+
+    def __init__(self, stack: Stack, into: list[dict[str, float]], tasks: int) -> None:
+        self._members, self._into, self._tasks = families(stack), into, tasks
+
+    def __enter__(self) -> None:
+        self._before = {name: cpu_s(family) for name, family in self._members.items()}
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.5)  # the ledger's last batch
+        used = {
+            name: (cpu_s(family) - self._before[name]) / self._tasks * 1e6 for name, family in self._members.items()
+        }
+        self._into.append(used)
+
+
+def kept(
+    loads: list[Load],
+    url: str,
+    at_once: int,
+    requests: int,
+    make: Callable[[int], Request],
+    wanted: bytes = b'"status":"success"',
+) -> float:
+    """Load it; the rate. What came of it is kept in `loads`."""
+    loads.append(asyncio.run(load(url, at_once, requests, make, wanted)))
+    return loads[-1].rate
+
+
+def cpu_of(what: str, spent: list[dict[str, float]]) -> Figure:
+    """What a task took, all processes together and each."""
+    by_process: dict[str, Spread] = {name: spread([turn[name] for turn in spent]) for name in spent[0]}
+    total = spread([sum(turn.values()) for turn in spent])
+    shares = ", ".join(f"{name} {found.median:.0f}" for name, found in by_process.items())
+    numbers = {f"{name}_us": found.median for name, found in by_process.items()}
+    return Figure(f"{what}: CPU a task", f"{total.of()} µs: {shares}", numbers=numbers | {"total_us": total.median})
+
+
+def _same(tenant: str, user: str) -> bytes:
+    """A new task with the user's one question."""
+    task = {"tenant_id": tenant, "user_id": user, "request_id": uuid4().hex, "task_type": "route"}
+    return json.dumps({**task, "max_cost_cents": 0.001, "prompt": {"text": "the same"}}).encode()
 
 
 if __name__ == "__main__":
     for figure in measure():
-        print(f"{figure.what}: {figure.value}")
+        print(figure)
