@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
 from shared.logs import configure_logs
+from skeldir import __version__
 from skeldir.cli.context import CommandError
 from skeldir.secrets_dir import read_secrets
 
@@ -59,7 +61,11 @@ def application(*names: str) -> typer.Typer:
     )
 
     @app.callback()
-    def group() -> None:
+    def group(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and end.")
+        ] = False,
+    ) -> None:
         """Governs the language-model calls that a company's software makes."""
 
     for name in names:
@@ -72,13 +78,26 @@ def application(*names: str) -> typer.Typer:
     return app
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"skeldir {__version__}")
+        raise typer.Exit
+
+
+def _needed(wanted: str) -> Iterable[str]:
+    """The commands to load for this first word of the command line."""
+    if wanted == "--version":
+        return ()
+    return [wanted] if wanted in COMMANDS else COMMANDS
+
+
 def main() -> None:
     """Run a command. Bad input: one clear line on standard error, exit 2, no traceback."""
     wanted = sys.argv[1] if len(sys.argv) > 1 else ""
     configure_logs("ERROR")  # on standard error: what a command prints is its answer
     try:
         read_secrets(os.environ)
-        code = application(*([wanted] if wanted in COMMANDS else COMMANDS))(standalone_mode=False)
+        code = application(*_needed(wanted))(standalone_mode=False)
     except CommandError as error:
         _say(str(error))
         sys.exit(2)
