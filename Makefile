@@ -7,7 +7,7 @@ SEEDS ?= 1000
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench simulate chaos screenshots lock schemas clean
+.PHONY: help setup demo test lint types bench simulate chaos screenshots lock schemas reference sbom audit clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -44,6 +44,15 @@ bench: setup ## measured beside the limits, in one run
 
 screenshots: setup ## docs/images again, in a Chromium
 	$(BIN)/python -m tests.screenshots
+
+reference: setup ## docs/reference from the code
+	$(BIN)/python -m tests.supply_chain.licences
+
+sbom: setup ## the bill of materials (CycloneDX), in dist/
+	$(BIN)/python -m tests.supply_chain.sbom
+
+audit: setup ## known weaknesses of what is pinned; asks PyPI, and fails where that cannot be asked
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off -r requirements/dev.lock
 
 schemas: setup ## AsyncAPI and JSON Schemas from the code
 	$(BIN)/python -m shared.events.schemas

@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from shared.events import schemas
 from shared.settings import Settings
+from skeldir.server_roles import LOG_ROLES, ROLES_SQL
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +61,7 @@ def test_asyncapi_is_version_3_and_names_every_event() -> None:
 
 def test_links_between_documents_lead_somewhere() -> None:
     broken = []
-    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for page in [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]:
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {target}")
@@ -75,3 +76,20 @@ def test_tests_that_documents_name_exist() -> None:
             if not file.exists() or (name and f"def {name}(" not in file.read_text()):
                 broken.append(f"{page.relative_to(ROOT)}: {path}{'::' + name if name else ''}")
     assert not broken
+
+
+def test_the_threat_model_names_every_user_role_and_key() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    roles = re.findall(r"\('(\w+)', '(?:NO)?LOGIN", ROLES_SQL.read_text())
+    assert len(roles) == 7
+    keys = [
+        "producer's key",
+        "operator's key",
+        "auditor's key",
+        "provider's key",
+        "master key",
+        "seal's key",
+        "webhook secret key",
+    ]
+    missing = [f"`{name}`" for name in (*LOG_ROLES, *roles) if f"`{name}`" not in page]
+    assert not missing + [f"**{name}**" for name in keys if f"**{name}**" not in page]
