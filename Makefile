@@ -45,8 +45,8 @@ bench: setup ## measured beside the limits, in one run
 screenshots: setup ## docs/images again, in a Chromium
 	$(BIN)/python -m tests.screenshots
 
-reference: setup ## docs/reference from the code
-	$(BIN)/python -m tests.supply_chain.licences
+reference: setup schemas ## docs/reference from the code
+	$(BIN)/python -m tests.reference
 
 sbom: setup ## the bill of materials (CycloneDX), in dist/
 	$(BIN)/python -m tests.supply_chain.sbom

@@ -1,8 +1,7 @@
 """Licences of the packages that are pinned: which each has, and whether it may be used.
 
 `requirements/licences.toml` says which licences may be used, and what stands in a package's files where its metadata is
-unclear.
-`python -m tests.supply_chain.licences` writes `docs/reference/licences.md`.
+unclear. `page` is `docs/reference/licences.md`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from license_expression import ExpressionError, get_spdx_licensing
 
 from tests.supply_chain.pins import DEVELOPMENT, REQUIREMENTS, RUNTIME, names, pins
 
-PAGE = REQUIREMENTS.parent / "docs" / "reference" / "licences.md"
 RULES: dict[str, Any] = tomllib.loads((REQUIREMENTS / "licences.toml").read_text())
 SPDX = get_spdx_licensing()
 
@@ -106,7 +104,3 @@ def refused() -> dict[str, str]:
 def page() -> str:
     """A line for each package at run time, on whatever machine."""
     return HEAD + "".join(f"| {name} | {licence(name)} |\n" for name in names(RUNTIME))
-
-
-if __name__ == "__main__":
-    PAGE.write_text(page())
