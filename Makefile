@@ -7,7 +7,7 @@ SEEDS ?= 1000
 MINUTES ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench simulate chaos screenshots lock schemas reference sbom audit clean
+.PHONY: help setup demo test lint types bench simulate chaos screenshots lock schemas reference docs sbom audit clean
 
 help: ## what can be made
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort | while IFS="$$(printf '\t')" read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -48,6 +48,9 @@ screenshots: setup ## docs/images again, in a Chromium
 reference: setup schemas ## docs/reference from the code
 	$(BIN)/python -m tests.reference
 
+docs: setup ## the site of docs/, in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 sbom: setup ## the bill of materials (CycloneDX), in dist/
 	$(BIN)/python -m tests.supply_chain.sbom
 
@@ -62,4 +65,4 @@ lock: ## pin all dependencies with hashes (needs uv)
 	uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.lock pyproject.toml
 
 clean: ## everything that was made
-	rm -rf $(VENV) .skeldir artifacts
+	rm -rf $(VENV) .skeldir artifacts dist site

@@ -1,4 +1,4 @@
-"""Every command of every runbook, run on a running system; what it prints is what the page says."""
+"""Every command of every runbook and of the quick start, run on a running system: it prints what the page says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from skeldir.running import MASTER_KEY
 from tests.runbooks import FOLDER, Answer, Operator, is_as_expected, steps, walk
 from tests.stack import Stack, eventually
 
+QUICK_START = FOLDER.parent / "quickstart.md"
 # Of restore.md servers are lost: `test_restore.py`.
 PAGES = sorted(page for page in FOLDER.glob("*.md") if page.name not in ("README.md", "restore.md"))
 
@@ -35,9 +36,9 @@ def stack(new_folder: Callable[[], Path]) -> Iterator[Stack]:
 class OnCall(Operator):
     """Who is called when something is wrong, which is brought about first."""
 
-    def __init__(self, stack: Stack, folder: Path) -> None:
+    def __init__(self, stack: Stack, folder: Path, **variables: str) -> None:
         key = str(stack.data.resolve() / MASTER_KEY)
-        super().__init__(stack, folder, {"restart": self._restart}, SKELDIR_MASTER_KEY_FILE=key)
+        super().__init__(stack, folder, {"restart": self._restart}, SKELDIR_MASTER_KEY_FILE=key, **variables)
 
     def _restart(self, arguments: list[str], environment: dict[str, str], folder: Path) -> Answer:
         """`skeldir up` starts again what has ended. Killed: one that is stalled does not hear anything else."""
@@ -74,6 +75,16 @@ class OnCall(Operator):
                 f"--{name.removesuffix('_id').replace('_', '-')}={value}" for name, value in switch["scope"].items()
             ]
             self.stack.cli("kill-switch", "release", *scope, "--reason", "the page is over")
+
+
+def test_the_quick_start_does_what_it_says(stack: Stack, new_folder: Callable[[], Path]) -> None:
+    who = str(uuid4())  # who has spent nothing yet, as its reader
+    somebody_new = OnCall(stack, new_folder(), WHO=who, SKELDIR_API_KEY=stack.key(stack.ready["tenant_id"], who))
+    with somebody_new.shell as shell:
+        try:
+            assert walk(shell, QUICK_START, somebody_new.bring_about)
+        finally:
+            somebody_new.stand_down()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
