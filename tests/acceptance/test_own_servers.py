@@ -7,28 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
+from tests.own_servers import embedded
 from tests.stack import Stack
 
 Urls = dict[str, str]
 
 
 @pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Urls]:
+def urls(new_folder: Callable[[], Path]) -> Iterator[Urls]:
     """The environment of one who runs the servers; its roles are those of `deploy/`."""
-    folder: Path = tmp_path_factory.mktemp("own")
-    valkey, postgres = EmbeddedValkey(folder), EmbeddedPostgres(folder)
-    valkey.start()
-    postgres.start()
-    yield {
-        "SKELDIR_REDIS_URL": valkey.url("admin"),
-        "SKELDIR_DATABASE_URL": postgres.url("app_user"),
-        "SKELDIR_LEDGER_DATABASE_URL": postgres.url("skeldir_ledger"),
-        "SKELDIR_ADMIN_DATABASE_URL": postgres.url("skeldir_owner"),
-        "SUPERUSER": postgres.url("postgres"),
-    }
-    postgres.stop()
-    valkey.stop()
+    with embedded(new_folder()) as servers:
+        yield servers.environment
 
 
 def test_a_task_ends_in_the_books_and_the_servers_stay(new_stack: Callable[..., Stack], urls: Urls) -> None:

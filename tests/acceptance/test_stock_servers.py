@@ -1,0 +1,52 @@
+"""The same cases on containers of stock Redis, Valkey and PostgreSQL; skipped, with a word, where no Docker is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_chain import (  # noqa: F401  (the same cases, on the stack of this file)
+    key,
+    tenant,
+    test_a_hundred_duplicates_at_once_make_one_call,
+    test_each_task_type_ends_as_one_row,
+    test_events_of_a_task_stream_as_they_happen,
+    test_materialisations_appear_once_and_only_for_a_success,
+    test_ten_identical_at_once_make_one_call,
+    test_the_same_request_id_with_another_body_or_user_is_a_conflict,
+)
+from tests.acceptance.test_own_servers import (  # noqa: F401
+    Urls,
+    test_a_task_ends_in_the_books_and_the_servers_stay,
+    test_one_url_with_all_rights_is_enough_and_is_spoken_of,
+    test_what_would_keep_no_books_does_not_start,
+)
+from tests.own_servers import STOCK, Images, containers, no_engine
+from tests.stack import Stack
+
+if reason := no_engine():
+    pytest.skip(reason, allow_module_level=True)
+
+
+@pytest.fixture(scope="module", params=STOCK, ids=str)
+def urls(request: pytest.FixtureRequest) -> Iterator[Urls]:
+    """The environment of one who runs them."""
+    images: Images = request.param
+    with containers(images) as servers:
+        yield servers.environment
+
+
+@pytest.fixture(scope="module")
+def stack(urls: Urls, new_folder: Callable[[], Path]) -> Iterator[Stack]:
+    """`skeldir up` on them."""
+    with Stack(new_folder(), urls) as running:
+        yield running
+
+
+def test_the_books_are_sound_afterwards(stack: Stack) -> None:
+    """Last."""
+    stack.call(stack.run(prompt={"simulated_cost_cents": 1}))
+    verified = stack.cli("ledger", "verify", "--history", check=False)
+    assert verified.returncode == 0, verified.stdout
