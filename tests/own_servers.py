@@ -1,13 +1,15 @@
-"""Servers that are somebody's own and not Skeldir's: the embedded ones, run apart, or containers of stock images."""
+"""Servers that are somebody's own and not Skeldir's: the embedded ones, run apart; others' programs; or containers."""
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
 import docker
 import psycopg
@@ -24,6 +26,7 @@ Url = Callable[[str], str]
 """Of a role."""
 PULL_AND_START_S = 300.0
 ENGINE_TIMEOUT_S = 5
+PROGRAMS = ("REDIS_SERVER", "POSTGRES_BIN")
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,43 @@ class OwnServers:
 @contextmanager
 def embedded(folder: Path) -> Iterator[OwnServers]:
     """Those of the wheels."""
-    valkey, postgres = EmbeddedValkey(folder), EmbeddedPostgres(folder)
+    log, books = EmbeddedValkey(folder), EmbeddedPostgres(folder)
     with ExitStack() as ends:
-        valkey.start()
-        ends.callback(valkey.stop)
-        postgres.start()
-        ends.callback(postgres.stop)
-        yield OwnServers(valkey.url, postgres.url)
+        log.start()
+        ends.callback(log.stop)
+        books.start()
+        ends.callback(books.stop)
+        yield OwnServers(log.url, books.url)
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What a machine has: `REDIS_SERVER` names a program, `POSTGRES_BIN` a folder of programs; one is enough."""
+
+    redis_server: Path | None
+    postgres_bin: Path | None
+
+    def __str__(self) -> str:
+        return ", ".join(str(one) for one in (self.redis_server, self.postgres_bin) if one)
+
+
+def named_programs() -> list[Programs]:
+    """Those that the environment names."""
+    redis_server, postgres_bin = (Path(os.environ[name]) if name in os.environ else None for name in PROGRAMS)
+    return [Programs(redis_server, postgres_bin)] if redis_server or postgres_bin else []
+
+
+@contextmanager
+def installed(programs: Programs, folder: Path) -> Iterator[OwnServers]:
+    """These, configured as the embedded ones are, in whose place they stand."""
+    with ExitStack() as places:
+        if programs.redis_server:
+            found = patch(f"{EmbeddedValkey.__module__}.get_binary_path", return_value=programs.redis_server)
+            places.enter_context(found)
+        if programs.postgres_bin:
+            places.enter_context(patch(f"{EmbeddedPostgres.__module__}.BIN", programs.postgres_bin))
+        with embedded(folder) as servers:
+            yield servers
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The same cases on containers of stock Redis, Valkey and PostgreSQL; skipped, with a word, where no Docker is."""
+"""The same cases on stock Redis, Valkey and PostgreSQL: containers or programs; skipped, with a word, without."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from tests.acceptance.test_own_servers import (  # noqa: F401
     test_one_url_with_all_rights_is_enough_and_is_spoken_of,
     test_what_would_keep_no_books_does_not_start,
 )
-from tests.own_servers import STOCK, Images, containers, no_engine
+from tests.own_servers import STOCK, Images, Programs, containers, installed, named_programs, no_engine
 from tests.stack import Stack
 
-if reason := no_engine():
-    pytest.skip(reason, allow_module_level=True)
+SERVERS: list[Programs | Images] = [*named_programs(), *(() if no_engine() else STOCK)]
+if not SERVERS:
+    pytest.skip(str(no_engine()), allow_module_level=True)
 
 
-@pytest.fixture(scope="module", params=STOCK, ids=str)
-def urls(request: pytest.FixtureRequest) -> Iterator[Urls]:
+@pytest.fixture(scope="module", params=SERVERS, ids=str)
+def urls(request: pytest.FixtureRequest, new_folder: Callable[[], Path]) -> Iterator[Urls]:
     """The environment of one who runs them."""
-    images: Images = request.param
-    with containers(images) as servers:
+    wanted: Programs | Images = request.param
+    with containers(wanted) if isinstance(wanted, Images) else installed(wanted, new_folder()) as servers:
         yield servers.environment
 
 
