@@ -1,0 +1,89 @@
+"""How fast `skeldir replay` decides recorded traffic again: under the recorded limits, and under tighter ones.
+
+`python -m tests.bench.replaying TASKS [--data DIR]` fills a database of its own (DIR keeps it for the next run), and tells
+seconds and CPU, the database's apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+
+from services.ledger import migrate
+from services.policy.state import PolicyConfig
+from shared.garbage import collect_less
+from skeldir.embedded import EmbeddedPostgres
+from skeldir.replay.reading import Question, replay
+from skeldir.replay.scenario import Scenario
+from tests.bench.figures import Figure, quantile
+from tests.bench.recorded import CONFIG, Traffic, fill
+
+TURNS = 3
+LIMITS: tuple[tuple[str, PolicyConfig], ...] = (
+    ("the recorded limits", CONFIG),
+    ("a fifth of the hourly limit", replace(CONFIG, hourly_threshold=CONFIG.hourly_threshold // 5)),
+)
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU of a process so far, with its children that have ended."""
+    return sum(psutil.Process(pid).cpu_times()[:4])
+
+
+def measure(tasks: int, folder: Path, turns: int = TURNS) -> list[Figure]:
+    """Each scenario, some times."""
+    collect_less()  # as the command does
+    filled = folder / "filled"
+    server = EmbeddedPostgres(folder)
+    server.start()
+    try:
+        if not filled.exists():
+            migrate.upgrade(server.url("skeldir_owner"))
+            asyncio.run(fill(server.url("postgres"), Traffic(tasks)))
+            filled.touch()
+        return [_figure(server, tasks, what, config, turns) for what, config in LIMITS]
+    finally:
+        server.stop()
+
+
+def _figure(server: EmbeddedPostgres, tasks: int, what: str, config: PolicyConfig, turns: int) -> Figure:
+    seconds, here, there = [], [], []
+    blocked = 0
+    for _ in range(turns):
+        mine, servers, began = cpu_s(os.getpid()), cpu_s(server.pid), time.perf_counter()
+        report = replay(server.url("skeldir_owner"), Question(Scenario(config), Scenario(CONFIG)))
+        seconds.append(time.perf_counter() - began)
+        here.append((cpu_s(os.getpid()) - mine) / tasks * 1e6)
+        there.append((cpu_s(server.pid) - servers) / tasks * 1e6)
+        assert report.tally.decisions == tasks and not report.tally.unjudged, report.tally
+        assert (config == CONFIG) == (not report.tally.changed), "the same limits change nothing, others do"
+        blocked = sum(sums.decisions for kind, sums in report.tally.changed.items())
+    took = quantile(seconds, 0.5)
+    return Figure(
+        f"replay of {tasks:,} tasks under {what} ({blocked:,} decided otherwise)",
+        f"{took:.1f} s, {tasks / took:,.0f} tasks a second, median of {turns} ({min(seconds):.1f} to {max(seconds):.1f}); "
+        f"CPU {quantile(here, 0.5):.0f} µs a task, and the database's {quantile(there, 0.5):.0f}; load {os.getloadavg()[0]:.1f}",
+    )
+
+
+def main() -> None:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("tasks", type=int)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--turns", type=int, default=TURNS)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="skeldir-bench-", ignore_cleanup_errors=True) as folder:
+        for figure in measure(asked.tasks, asked.data or Path(folder), asked.turns):
+            print(f"{figure.what}: {figure.value}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
