@@ -8,12 +8,12 @@ limited to. So a reservation is a true bound, and what cannot be bounded is refu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import orjson
+from msgspec import Struct
 
 from shared.events.decisions import BlockReason
 from shared.events.prices import Prices
@@ -39,8 +39,7 @@ READS_IMAGES = frozenset({OPENAI, ANTHROPIC, GEMINI})
 _NO_TEXT = ("output_image_", "output_audio_", "output_video_")
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
+class Quote(Struct, frozen=True):
     """A true upper bound: `amount` nanocents, as long as at most `max_output_tokens` are asked for."""
 
     amount: int
@@ -48,16 +47,15 @@ class Quote:
     prices: Prices | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True):
     """What a worst case depends on besides the task. Money in nanocents."""
 
     default_max_output_tokens: int
     unpriced_worst_case: int | None = None
     providers: frozenset[str] = PROVIDERS
-    price_lists: Mapping[str, str] = field(default_factory=dict)
+    price_lists: Mapping[str, str] = {}
     """Whose published prices hold for a provider, where it is not its own name."""
-    overrides: Overrides = field(default_factory=dict)
+    overrides: Overrides = {}
     tenant_id: UUID | None = None
     now_ms: int = 0
     max_cost: int | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
 from uuid import UUID
+
+from msgspec.structs import replace
 
 from services.policy.state import NO_MONEY, Account, Book, Bucket, Circumstances, Hold
 from shared.events.decisions import Balance

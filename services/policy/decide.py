@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.policy import budget, meters
 from services.policy.evolve import End, evolve_allowed, evolve_ended, evolve_probing, settlement
@@ -61,8 +63,7 @@ LIMITS: tuple[tuple[str, Rule], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(Struct, frozen=True):
     """The events of a decision, the book after them, and the new reservation where the task was allowed."""
 
     events: tuple[Payload, ...]
@@ -70,13 +71,11 @@ class Decided:
     hold: Hold | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(Struct, frozen=True):
     """The task is held back until an outcome of this user is known (see `rules/breaker.py`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(Struct, frozen=True):
     """Whose task it is."""
 
     tenant_id: UUID

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from services.policy import budget, meters
 from services.policy.rules import breaker, provider_breaker

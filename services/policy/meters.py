@@ -7,9 +7,11 @@ users, keys or workers can pass a quota together. A quota in shadow mode counts 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.policy.state import Account, Circumstances, Hold, Meter, Take
 from shared.events.quotas import MeterReading, QuotaBalance
@@ -20,8 +22,7 @@ from shared.quotas import NO_QUOTAS, Quota, TenantQuotas, window_end_ms, window_
 NOTHING = Meter()
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(Struct, frozen=True):
     """What a call used. `tokens` None: nobody said, and what was reserved counts as used. `cost` in nanocents."""
 
     calls: int = 0
@@ -41,8 +42,7 @@ class Use:
                 return 0
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """What a task would take of one quota, and what the quota's meter says before."""
 
     quota: Quota

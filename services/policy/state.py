@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
+from msgspec import Struct
+
 from services.policy.provider_breakers.config import BreakerConfig
 from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
@@ -18,8 +20,7 @@ from shared.provider_breakers import Model
 from shared.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Bucket:
+class Bucket(Struct, frozen=True, forbid_unknown_fields=True):
     """Money of one window (a clock hour or a calendar month, UTC), in nanocents."""
 
     spent: int = 0
@@ -37,8 +38,7 @@ class Bucket:
 NO_MONEY = Bucket()
 
 
-@dataclass(frozen=True, slots=True)
-class Breaker:
+class Breaker(Struct, frozen=True, forbid_unknown_fields=True):
     """A user's circuit breaker."""
 
     state: BreakerState = BreakerState.CLOSED
@@ -51,8 +51,7 @@ class Breaker:
     """Successes since the last failure: how many calls may be in flight before their outcome is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Meter:
+class Meter(Struct, frozen=True, forbid_unknown_fields=True):
     """What a quota has counted in one window: calls, tokens, nanocents, or tasks in flight."""
 
     spent: int = 0
@@ -61,21 +60,19 @@ class Meter:
     """As a bucket's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
+class Account(Struct, frozen=True):
     """Budgets and breaker of one user, or of a tenant as a whole. `version` grows with each change. `meters`, by quota
     and start of window, are the tenant's only."""
 
     version: int = 0
-    hours: dict[str, Bucket] = field(default_factory=dict)
-    months: dict[str, Bucket] = field(default_factory=dict)
+    hours: dict[str, Bucket] = {}
+    months: dict[str, Bucket] = {}
     in_flight: int = 0
     breaker: Breaker = Breaker()
-    meters: dict[str, dict[str, Meter]] = field(default_factory=dict)
+    meters: dict[str, dict[str, Meter]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(Struct, frozen=True, forbid_unknown_fields=True):
     """What a reservation took of one quota, and in which window: so it settles there, whatever was ordered since."""
 
     quota_id: str
@@ -84,8 +81,7 @@ class Take:
     amount: int
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
+class Hold(Struct, frozen=True, forbid_unknown_fields=True):
     """A reservation that has not ended: live while its task is, or held where nobody knows whether money went."""
 
     reservation_id: UUID
@@ -102,8 +98,7 @@ class Hold:
     takes: tuple[Take, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Probes:
+class Probes(Struct, frozen=True):
     """How many probes of a model a partition has sent since then, under that version of its breaker."""
 
     version: int
@@ -111,13 +106,12 @@ class Probes:
     since_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Book:
+class Book(Struct, frozen=True):
     """The state that concerns one user: their account and their tenant's."""
 
     user: Account = Account()
     tenant: Account = Account()
-    probes: Mapping[Model, Probes] = field(default_factory=dict)
+    probes: Mapping[Model, Probes] = {}
     """Of the whole partition: what it has sent through half-open breakers of models."""
 
 
@@ -161,8 +155,7 @@ class PolicyConfig:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Circumstances:
+class Circumstances(Struct, frozen=True):
     """All that a decision depends on besides the book and the task: the time, the limits, and the operators' orders."""
 
     now_ms: int

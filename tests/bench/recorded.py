@@ -99,7 +99,7 @@ def of_partition(traffic: Traffic, partition: int) -> Iterator[tuple[str, Envelo
             outcomes = list(_outcomes(task, decisions[0], dice, now.now_ms, traffic.gap_ms * traffic.partitions))
             yield from (("outcomes", event) for event in outcomes)
             end_ms = round(outcomes[-1].time.timestamp() * 1000) + 2
-            ended = decide_end(said.book, said.hold, outcomes[-1].data, replace(now, now_ms=end_ms))  # type: ignore[arg-type]
+            ended = decide_end(said.book, said.hold, outcomes[-1].data, Circumstances(end_ms, CONFIG, now.control))  # type: ignore[arg-type]
             yield from (("decisions", event) for event in _followed(outcomes[-1], ended.events, end_ms))
             books[user], books[tenant] = ended.book.user, ended.book.tenant
 

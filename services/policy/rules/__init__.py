@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
+
+from msgspec import Struct
 
 from services.policy.meters import Wanted
 from services.policy.state import Book, Circumstances
@@ -12,8 +13,7 @@ from shared.bounds import NO_BOUNDS, Bounds
 from shared.events.tasks import Task
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """The task that is being decided, and whose it is."""
 
     task: Task
@@ -29,12 +29,11 @@ class Request:
     """What it would take of each quota, once its worst case is known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """Why not. `explanation` is what the rule saw, for the person who asks."""
 
     reason: str
-    explanation: dict[str, Any] = field(default_factory=dict)
+    explanation: dict[str, Any] = {}
 
 
 __all__ = ["Book", "Circumstances", "Refusal", "Request"]

@@ -10,8 +10,9 @@ threshold. So a burst against a dead provider sends `threshold` calls, not all o
 
 from __future__ import annotations
 
-from dataclasses import replace
 from enum import Enum, auto
+
+from msgspec.structs import replace
 
 from services.policy.state import Account, Breaker, Circumstances, Hold, PolicyConfig
 from shared.events.decisions import BreakerState

@@ -7,7 +7,9 @@ looks at switches and breakers again right before each call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.policy.meters import of_tenant
 from services.policy.rules import Request
@@ -23,8 +25,7 @@ from shared.pricing import Quote, Refused, Terms, quote
 UNAVAILABLE = frozenset({BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER})
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(Struct, frozen=True):
     """A model that may be called, and what its call may cost."""
 
     task: Task
