@@ -1,39 +1,20 @@
-"""decide: what follows from a task or an outcome. Pure: the time, the limits and the orders come in as values."""
+"""decide: which events follow from a task or an outcome. Pure: time, limits and orders come in as values."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from services.policy import budget, meters
-from services.policy.evolve import End, evolve_allowed, evolve_ended, evolve_probing, settlement
-from services.policy.rules import (
-    Refusal,
-    Request,
-    breaker,
-    downgrade,
-    fallback,
-    guard,
-    hourly_limit,
-    in_flight,
-    kill_switch,
-    manual_shutoff,
-    monthly_cap,
-    provider_breaker,
-    quota,
-    tool_calls,
-)
-from services.policy.state import Book, Breaker, Circumstances, Hold
+from services.policy.evolve import End, evolve_ended, hold_after, settlement
+from services.policy.judge import Allow, Block, Wait, judge_task
+from services.policy.rules import Refusal, Request
+from services.policy.state import Book, Breaker, Circumstances, Hold, Owner
 from services.policy.thresholds import crossed
-from shared.bounds import bounds_of
 from shared.events.decisions import (
     BlockReason,
     BreakerChanged,
-    BreakerState,
-    PassedOver,
     Reservation,
     ReservationEnded,
     ShutoffTripped,
@@ -43,24 +24,8 @@ from shared.events.decisions import (
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed
 from shared.events.tasks import Task, ref_of
-from shared.pricing import Quote, Refused, Terms, quote
 
-Rule = Callable[[Book, Request, Circumstances], Refusal | None]
-
-# Asked in this order; the first refusal counts. Stops come first; money comes last, when its worst case is known.
-STOPS: tuple[tuple[str, Rule], ...] = (
-    ("kill_switch", kill_switch.check),
-    ("manual_shutoff", manual_shutoff.check),
-    ("hourly_limit", hourly_limit.check_shutoff),
-    ("tool_calls", tool_calls.check),
-    ("guard", guard.check),
-)
-LIMITS: tuple[tuple[str, Rule], ...] = (
-    ("in_flight", in_flight.check),
-    ("monthly_cap", monthly_cap.check),
-    ("hourly_limit", hourly_limit.check),
-    ("quota", quota.check),
-)
+__all__ = ["Decided", "Owner", "Wait", "block_task", "decide_end", "decide_task"]
 
 
 class Decided(Struct, frozen=True):
@@ -71,127 +36,23 @@ class Decided(Struct, frozen=True):
     hold: Hold | None = None
 
 
-class Wait(Struct, frozen=True):
-    """The task is held back until an outcome of this user is known (see `rules/breaker.py`)."""
-
-
-class Owner(Struct, frozen=True):
-    """Whose task it is."""
-
-    tenant_id: UUID
-    user_id: UUID
-
-
 def decide_task(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Circumstances) -> Decided | Wait:
     """Allow, block, or hold back one task. An allow is `decision_id`, and so is its reservation."""
-    task, moved = downgrade.apply(book, task, owner.tenant_id, owner.user_id, now)
-    decided = _decide(book, task, owner, decision_id, now)
-    if moved is None or isinstance(decided, Wait):
-        return decided
-    return replace(decided, events=(moved, *decided.events))
-
-
-def _decide(book: Book, task: Task, owner: Owner, decision_id: UUID, now: Circumstances) -> Decided | Wait:
-    request = Request(
-        task=task,
-        tenant_id=owner.tenant_id,
-        user_id=owner.user_id,
-        hour=budget.current_hour(book.tenant, now.now_ms),
-        month=budget.current_month(book.tenant, now.now_ms),
-        bounds=bounds_of(now.control.bounds, owner.tenant_id, task.task_type),
-    )
-    for name, rule in STOPS:
-        if refusal := rule(book, request, now):
-            return _blocked(book, request, name, refusal, now)
-    passage = breaker.passage(book.user, now)
-    if passage is breaker.Passage.REFUSE:
-        if task.cache_key is None:
-            return _blocked(book, request, "breaker", _breaker_refusal(book), now)
-        return _from_cache(book, request, decision_id, now, BlockReason.BREAKER_OPEN)
-    terms = terms_of(request, now)
-    others: Sequence[fallback.Option] = fallback.options(request, terms, now)
-    across = provider_breaker.passage(book.probes, task, now)
-    unavailable = BlockReason.PROVIDER_BREAKER_OPEN if across is breaker.Passage.REFUSE else None
-    if unavailable is None:
-        try:
-            choice = fallback.Option(task, quote(task, terms))
-        except Refused as refused:
-            if not others or refused.reason not in fallback.UNAVAILABLE:
-                return _blocked(book, request, "price_bound", Refusal(refused.reason, {"problem": str(refused)}), now)
-            unavailable = refused.reason
-    elif not others:
-        refusal = provider_breaker.refusal(task, now)
-        if task.cache_key is None:
-            return _blocked(book, request, "provider_breaker", refusal, now)
-        return _from_cache(book, request, decision_id, now, BlockReason.PROVIDER_BREAKER_OPEN)
-    if unavailable is not None:
-        choice, *others = others
-        across, request = breaker.Passage.PASS, replace(request, task=choice.task)
-    others = fallback.beside(choice.task, others, request, now)
-    request, refused_by = _within_limits(book, request, owner, choice, others, now)
-    if refused_by is not None and others:
-        # The choice alone may fit where the dearest of its alternatives does not.
-        others = ()
-        request, refused_by = _within_limits(book, request, owner, choice, others, now)
-    if refused_by is not None:
-        return _blocked(book, request, *refused_by, now)
-    if passage is breaker.Passage.WAIT:
-        return Wait()
-    probe, of_model = passage is breaker.Passage.PROBE, across is breaker.Passage.PROBE
-    return _allowed(
-        book,
-        request,
-        replace(choice.price, amount=request.amount),
-        decision_id,
-        now,
-        probe=probe,
-        probe_of_model=of_model,
-        others=others,
-        passed_over=None if unavailable is None else fallback.passed_over(task, unavailable),
-    )
-
-
-def _within_limits(
-    book: Book,
-    request: Request,
-    owner: Owner,
-    choice: fallback.Option,
-    others: Sequence[fallback.Option],
-    now: Circumstances,
-) -> tuple[Request, tuple[str, Refusal] | None]:
-    """The request with what it would reserve, and the first limit that refuses it."""
-    most = fallback.covering(choice.price, others)
-    wanted = _wanted(book, choice.task, owner, most, now)
-    request = replace(request, amount=most.amount, wanted=wanted)
-    for name, rule in LIMITS:
-        if refusal := rule(book, request, now):
-            return request, (name, refusal)
-    return request, None
-
-
-def _wanted(book: Book, task: Task, owner: Owner, price: Quote, now: Circumstances) -> tuple[meters.Wanted, ...]:
-    quotas = now.control.quotas.get(owner.tenant_id)
-    return () if quotas is None else meters.wanted(book.tenant, quotas, owner.user_id, task, price, now.now_ms)
-
-
-def terms_of(request: Request, now: Circumstances) -> Terms:
-    """What the worst case of a task depends on, now."""
-    return Terms(
-        default_max_output_tokens=now.config.default_max_output_tokens,
-        unpriced_worst_case=now.config.unpriced_worst_case,
-        providers=now.config.providers,
-        price_lists=now.config.price_lists,
-        overrides=now.control.prices,
-        tenant_id=request.tenant_id,
-        now_ms=now.now_ms,
-        max_cost=request.bounds.max_cost,
-    )
+    verdict = judge_task(book, task, owner, decision_id, now)
+    if isinstance(verdict, Wait):
+        return verdict
+    moved = () if verdict.moved is None else (verdict.moved,)
+    if isinstance(verdict, Block):
+        return Decided((*moved, _blocked(book, verdict, now)), book)
+    after = verdict.book
+    events = (*moved, _allowed(verdict, now), *_breaker_events(book.user.breaker, after, None))
+    return Decided(events, after, verdict.hold)
 
 
 def block_task(book: Book, task: Task, owner: Owner, reason: BlockReason, problem: str, now: Circumstances) -> Decided:
     """Refuse a task for a reason that lies outside the rules (the partition holds back too many)."""
     request = Request(task=task, tenant_id=owner.tenant_id, user_id=owner.user_id, hour="", month="")
-    return _blocked(book, request, "breaker", Refusal(reason, {"problem": problem}), now)
+    return Decided((_blocked(book, Block(request, "breaker", Refusal(reason, {"problem": problem})), now),), book)
 
 
 def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
@@ -213,63 +74,29 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     events += _breaker_events(book.user.breaker, after, end)
     events += _shutoff_events(book, after, hold, now)
     events += crossed(book, after, hold, now)
-    if how != "held":
-        return Decided(tuple(events), after)
-    return Decided(
-        tuple(events), after, replace(hold, state="held", task=ref_of(end.task), takes=meters.still_held(hold.takes))
-    )
+    return Decided(tuple(events), after, hold_after(hold, end))
 
 
-def _blocked(book: Book, request: Request, rule: str, refusal: Refusal, now: Circumstances) -> Decided:
-    blocked = TaskBlocked(
-        task=ref_of(request.task),
-        reason=refusal.reason,
-        rule=rule,
-        explanation=refusal.explanation,
+def _blocked(book: Book, block: Block, now: Circumstances) -> TaskBlocked:
+    task = block.request.task
+    return TaskBlocked(
+        task=ref_of(task),
+        reason=block.refusal.reason,
+        rule=block.rule,
+        explanation=block.refusal.explanation,
         breaker_state=book.user.breaker.state,
-        max_cost=request.task.max_cost,
-        cache_watermark=request.task.cache_watermark,
+        max_cost=task.max_cost,
+        cache_watermark=task.cache_watermark,
         control_position=now.control.position,
     )
-    return Decided((blocked,), book)
 
 
-def _from_cache(book: Book, request: Request, decision_id: UUID, now: Circumstances, reason: BlockReason) -> Decided:
-    """No call, but an answer from the cache if there is one."""
-    return _allowed(book, request, Quote(0, None), decision_id, now, cache_only=reason)
-
-
-def _allowed(
-    book: Book,
-    request: Request,
-    price: Quote,
-    decision_id: UUID,
-    now: Circumstances,
-    *,
-    cache_only: BlockReason | None = None,
-    probe: bool = False,
-    probe_of_model: bool = False,
-    others: Sequence[fallback.Option] = (),
-    passed_over: PassedOver | None = None,
-) -> Decided:
-    before = book.user.breaker
-    hold = Hold(
-        reservation_id=decision_id,
-        tenant_id=request.tenant_id,
-        user_id=request.user_id,
-        amount=price.amount,
-        hour=request.hour,
-        month=request.month,
-        probe_of_ms=before.opened_at_ms if probe else None,
-        takes=tuple(one.take for one in request.wanted if one.fits),
-    )
-    after = evolve_allowed(book, hold)
-    if probe_of_model:
-        after = evolve_probing(after, request.task, now)
-    allowed = TaskAllowed(
+def _allowed(allow: Allow, now: Circumstances) -> TaskAllowed:
+    request, price, hold, after = allow.request, allow.price, allow.hold, allow.book
+    return TaskAllowed(
         task=request.task,
         reservation=Reservation(
-            reservation_id=decision_id, amount=price.amount, hour=request.hour, month=request.month
+            reservation_id=hold.reservation_id, amount=hold.amount, hour=hold.hour, month=hold.month
         ),
         balances=budget.balances(after, hold, now),
         quotas=[one.balance(after.tenant.meters[one.quota.quota_id][one.start]) for one in request.wanted if one.fits],
@@ -278,15 +105,14 @@ def _allowed(
         timeout_ms=min(now.config.timeout_ms, request.bounds.timeout_ms or now.config.timeout_ms),
         max_output_tokens=price.max_output_tokens,
         prices=price.prices,
-        alternatives=[one.alternative for one in others],
-        passed_over=passed_over,
-        cache_only=cache_only is not None,
-        cache_only_reason=cache_only,
-        probe=probe or probe_of_model,
+        alternatives=[one.alternative for one in allow.others],
+        passed_over=allow.passed_over,
+        cache_only=allow.cache_only is not None,
+        cache_only_reason=allow.cache_only,
+        probe=allow.probe,
         breaker_state=after.user.breaker.state,
         control_position=now.control.position,
     )
-    return Decided((allowed, *_breaker_events(before, after, None)), after, hold)
 
 
 def _breaker_events(before: Breaker, after: Book, end: End | None) -> list[Payload]:
@@ -328,11 +154,3 @@ def _shutoff_events(before: Book, after: Book, hold: Hold, now: Circumstances) -
             version=after.user.version,
         )
     ]
-
-
-def _breaker_refusal(book: Book) -> Refusal:
-    seen = book.user.breaker
-    state = BreakerState(seen.state).value
-    return Refusal(
-        BlockReason.BREAKER_OPEN, {"state": state, "failures": seen.failures, "opened_at_ms": seen.opened_at_ms}
-    )

@@ -9,7 +9,7 @@ from services.policy.rules import breaker, provider_breaker
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from shared.events.decisions import TaskBlocked
 from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
-from shared.events.tasks import Task
+from shared.events.tasks import Task, ref_of
 
 End = TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired
 
@@ -36,6 +36,13 @@ def evolve_ended(book: Book, hold: Hold, end: End, now: Circumstances) -> Book:
     if tenant.meters:
         tenant = meters.ended(tenant, hold, how, used(end), meters.of_tenant(hold.tenant_id, now))
     return replace(book, user=user, tenant=tenant)
+
+
+def hold_after(hold: Hold, end: End) -> Hold | None:
+    """What is left of the reservation then: nothing, unless it is held."""
+    if settlement(end)[0] != "held":
+        return None
+    return replace(hold, state="held", task=ref_of(end.task), takes=meters.still_held(hold.takes))
 
 
 def settlement(end: End) -> tuple[budget.How, int]:

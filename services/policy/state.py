@@ -72,6 +72,13 @@ class Account(Struct, frozen=True):
     meters: dict[str, dict[str, Meter]] = {}
 
 
+class Owner(Struct, frozen=True):
+    """Whose task it is."""
+
+    tenant_id: UUID
+    user_id: UUID
+
+
 class Take(Struct, frozen=True, forbid_unknown_fields=True):
     """What a reservation took of one quota, and in which window: so it settles there, whatever was ordered since."""
 

@@ -111,7 +111,7 @@ def the_last_moment_check_is_left_out(patch: Patch) -> None:
 def policy_does_not_look_at_the_kill_switch(patch: Patch) -> None:
     """Neither does the executor; else it would make up for it."""
     patch.setattr(ControlState, "switch_for", lambda *_: None)
-    patch.setattr("services.policy.decide.STOPS", (("kill_switch", lambda *_: None),))
+    patch.setattr("services.policy.judge.STOPS", (("kill_switch", lambda *_: None),))
 
 
 def stale_orders_are_good_enough(patch: Patch) -> None:

@@ -1,4 +1,4 @@
-"""One file for each rule that can refuse a task. `decide.py` asks them in order; the first refusal counts."""
+"""One file for each rule that can refuse a task. `judge.py` asks them in order; the first refusal counts."""
 
 from __future__ import annotations
 
