@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
 from shared.events.control import QuotaScope, QuotaSet, QuotaUnset
@@ -99,6 +100,7 @@ def window_start(window: Window | None, now_ms: int) -> str:
     return "" if window is None else datetime.fromtimestamp(now_ms / 1000, UTC).strftime(_FORMATS[window])
 
 
+@lru_cache(maxsize=64)
 def window_end_ms(window: Window | None, start: str) -> int | None:
     """When the window that begins there ends, in milliseconds since the epoch."""
     if window is None:

@@ -34,6 +34,7 @@ def _clock_hour(number: int) -> str:
     return datetime.fromtimestamp(number * HOUR_MS / 1000, UTC).strftime("%Y-%m-%dT%H")
 
 
+@lru_cache(maxsize=16)
 def end_of_hour_ms(hour: str) -> int:
     """When the clock hour ends, in milliseconds since the epoch."""
     return int(datetime.strptime(f"{hour}+0000", "%Y-%m-%dT%H%z").timestamp() * 1000) + HOUR_MS
@@ -110,6 +111,8 @@ def _adjusted(
     after = Bucket(before.spent + spent, before.reserved + reserved, before.calls + calls, before.holds + holds)
     if after.reserved < 0 or after.holds < 0:
         raise ValueError(f"more released than reserved in {window}: a reservation ended twice")
+    if not buckets or (before is not NO_MONEY and len(buckets) == 1):
+        return {window: after}
     newest = max([window, *buckets])
     kept = {name: bucket for name, bucket in buckets.items() if name == newest or bucket.holds > 0}
     kept[window] = after

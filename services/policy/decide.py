@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 
 from services.policy import budget, meters
-from services.policy.evolve import End, evolve_ended, hold_after, settlement
+from services.policy.evolve import End, effect_of, evolve_ended, hold_after
 from services.policy.judge import Allow, Block, Wait, judge_task
 from services.policy.rules import Refusal, Request
 from services.policy.state import Book, Breaker, Circumstances, Hold, Owner
@@ -57,16 +57,16 @@ def block_task(book: Book, task: Task, owner: Owner, reason: BlockReason, proble
 
 def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     """Settle, release or hold the reservation of an ended task, and let the breaker learn from it."""
-    how, cost = settlement(end)
-    after = evolve_ended(book, hold, end, now)
+    effect, task = effect_of(end), ref_of(end.task)
+    after = evolve_ended(book, hold, effect, now)
     events: list[Payload] = [
         ReservationEnded(
-            task=ref_of(end.task),
+            task=task,
             reservation_id=hold.reservation_id,
-            how=how,
+            how=effect.how,
             reserved=hold.amount,
-            settled=hold.amount if how == "held" else cost,
-            overrun=max(0, cost - hold.amount),
+            settled=hold.amount if effect.how == "held" else effect.cost,
+            overrun=max(0, effect.cost - hold.amount),
             balances=budget.balances(after, hold, now),
             quotas=meters.readings(after.tenant, hold.takes),
         )
@@ -74,7 +74,7 @@ def decide_end(book: Book, hold: Hold, end: End, now: Circumstances) -> Decided:
     events += _breaker_events(book.user.breaker, after, end)
     events += _shutoff_events(book, after, hold, now)
     events += crossed(book, after, hold, now)
-    return Decided(tuple(events), after, hold_after(hold, end))
+    return Decided(tuple(events), after, hold_after(hold, effect, task))
 
 
 def _blocked(book: Book, block: Block, now: Circumstances) -> TaskBlocked:

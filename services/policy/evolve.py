@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+from enum import Enum, auto
+
+from msgspec import Struct
 from msgspec.structs import replace
 
 from services.policy import budget, meters
 from services.policy.rules import breaker, provider_breaker
 from services.policy.state import Book, Breaker, Circumstances, Hold
 from shared.events.decisions import TaskBlocked
-from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
-from shared.events.tasks import Task, ref_of
+from shared.events.outcomes import AttemptResolved, DecisionExpired, Spend, TaskFailed, TaskSucceeded
+from shared.events.tasks import Task, TaskRef
 
 End = TaskSucceeded | TaskFailed | TaskBlocked | AttemptResolved | DecisionExpired
+
+
+class Lesson(Enum):
+    """What a user's breaker learns from an end. UNDECIDED: nothing of the provider, but a probe's place is free."""
+
+    NOTHING = auto()
+    SUCCEEDED = auto()
+    FAILED = auto()
+    UNDECIDED = auto()
+
+
+class Effect(Struct, frozen=True):
+    """What an end means to the accounts. `cost` in nanocents. `how` says what becomes of the reservation; what nobody
+    knows is held: perhaps the money is spent."""
+
+    how: budget.How
+    cost: int = 0
+    use: meters.Use = meters.Use()
+    lesson: Lesson = Lesson.UNDECIDED
 
 
 def evolve_allowed(book: Book, hold: Hold) -> Book:
@@ -19,7 +41,7 @@ def evolve_allowed(book: Book, hold: Hold) -> Book:
     user = budget.reserve(book.user, hold)
     if hold.probe_of_ms is not None:
         user = replace(user, breaker=breaker.probing(user.breaker))
-    return replace(book, user=user, tenant=meters.taken(budget.reserve(book.tenant, hold), hold.takes))
+    return Book(user, meters.taken(budget.reserve(book.tenant, hold), hold.takes), book.probes)
 
 
 def evolve_probing(book: Book, task: Task, now: Circumstances) -> Book:
@@ -27,54 +49,77 @@ def evolve_probing(book: Book, task: Task, now: Circumstances) -> Book:
     return replace(book, probes=provider_breaker.probing(book.probes, task, now))
 
 
-def evolve_ended(book: Book, hold: Hold, end: End, now: Circumstances) -> Book:
+def evolve_ended(book: Book, hold: Hold, effect: Effect, now: Circumstances) -> Book:
     """After an allowed task ended: its reservation is settled, released or held, and the breaker has learned."""
-    how, cost = settlement(end)
-    user = budget.end(book.user, hold, how, cost)
-    user = replace(user, breaker=_learned(book.user.breaker, hold, end, now))
-    tenant = budget.end(book.tenant, hold, how, cost)
+    user = budget.end(book.user, hold, effect.how, effect.cost)
+    learned = _learned(book.user.breaker, hold, effect.lesson, now)
+    if learned is not user.breaker:
+        user = replace(user, breaker=learned)
+    tenant = budget.end(book.tenant, hold, effect.how, effect.cost)
     if tenant.meters:
-        tenant = meters.ended(tenant, hold, how, used(end), meters.of_tenant(hold.tenant_id, now))
-    return replace(book, user=user, tenant=tenant)
+        tenant = meters.ended(tenant, hold, effect.how, effect.use, meters.of_tenant(hold.tenant_id, now))
+    return Book(user, tenant, book.probes)
 
 
-def hold_after(hold: Hold, end: End) -> Hold | None:
-    """What is left of the reservation then: nothing, unless it is held."""
-    if settlement(end)[0] != "held":
+def hold_after(hold: Hold, effect: Effect, task: TaskRef | None) -> Hold | None:
+    """What is left of the reservation then: nothing, unless it is held; then it says whose call that was."""
+    if effect.how != "held":
         return None
-    return replace(hold, state="held", task=ref_of(end.task), takes=meters.still_held(hold.takes))
+    return replace(hold, state="held", task=task, takes=meters.still_held(hold.takes))
 
 
-def settlement(end: End) -> tuple[budget.How, int]:
-    """How the reservation ends, and at what cost. What nobody knows is held: perhaps the money is spent."""
-    if isinstance(end, TaskSucceeded) and end.provider_attempted:
-        return "settled", end.usage.cost
-    if isinstance(end, TaskFailed | AttemptResolved):
-        if end.spend == "certain":
-            return "settled", end.usage.cost
-        if end.spend == "uncertain":
-            return "held", 0
-    if isinstance(end, DecisionExpired) and end.spend == "uncertain":
-        return "held", 0  # a lost attempt whose task is decided again: the next one reserves for itself
-    return "released", 0
+def effect_of(end: End) -> Effect:
+    """What an end means."""
+    match end:
+        case TaskSucceeded():
+            usage = end.usage
+            return succeeded(end.provider_attempted, usage.cost, usage.input_tokens + usage.output_tokens)
+        case TaskFailed():
+            usage, tokens = end.usage, end.usage.input_tokens + end.usage.output_tokens
+            return failed(end.spend, end.provider_attempted, usage.cost, tokens, counts=end.counts_for_breaker)
+        case AttemptResolved():
+            return resolved(end.spend, end.usage.cost, end.usage.input_tokens + end.usage.output_tokens)
+        case DecisionExpired():
+            return given_back(end.spend)
+        case TaskBlocked():
+            return Effect("released")
 
 
-def used(end: End) -> meters.Use:
-    """What the quotas count of it. A call that failed at no cost was a call; an answer from the cache was none."""
-    how, cost = settlement(end)
-    if isinstance(end, TaskBlocked | DecisionExpired):
-        return meters.Use()
-    calls = int(isinstance(end, AttemptResolved) or end.provider_attempted)
-    if how != "settled":
-        return meters.Use(calls)
-    return meters.Use(calls, (end.usage.input_tokens + end.usage.output_tokens) or None, cost)
+def succeeded(called: bool, cost: int, tokens: int) -> Effect:
+    """An answer. One from the cache was no call."""
+    if not called:
+        return Effect("released")
+    return Effect("settled", cost, meters.Use(1, tokens or None, cost), Lesson.SUCCEEDED)
 
 
-def _learned(before: Breaker, hold: Hold, end: End, now: Circumstances) -> Breaker:
-    if isinstance(end, AttemptResolved):
-        return before  # its task failed when it timed out, and was counted then
-    if isinstance(end, TaskSucceeded) and end.provider_attempted:
-        return breaker.succeeded(before, hold)
-    if isinstance(end, TaskFailed) and end.counts_for_breaker:
-        return breaker.failed(before, hold, now.now_ms, now.config)
-    return breaker.undecided(before, hold)
+def failed(spend: Spend, called: bool, cost: int, tokens: int, *, counts: bool) -> Effect:
+    """No answer. A call that failed at no cost was a call, too; `counts`: for the breaker."""
+    return _spent(spend, int(called), cost, tokens, Lesson.FAILED if counts else Lesson.UNDECIDED)
+
+
+def resolved(spend: Spend, cost: int, tokens: int) -> Effect:
+    """An uncertain attempt became known. Its task failed when it timed out, and was counted by the breaker then."""
+    return _spent(spend, 1, cost, tokens, Lesson.NOTHING)
+
+
+def given_back(spend: Spend) -> Effect:
+    """An allow was given back. A lost attempt is held, and its task decided again: the next one reserves for itself."""
+    return Effect("held" if spend == "uncertain" else "released")
+
+
+def _spent(spend: Spend, calls: int, cost: int, tokens: int, lesson: Lesson) -> Effect:
+    if spend == "certain":
+        return Effect("settled", cost, meters.Use(calls, tokens or None, cost), lesson)
+    return Effect("held" if spend == "uncertain" else "released", 0, meters.Use(calls), lesson)
+
+
+def _learned(before: Breaker, hold: Hold, lesson: Lesson, now: Circumstances) -> Breaker:
+    match lesson:
+        case Lesson.NOTHING:
+            return before
+        case Lesson.SUCCEEDED:
+            return breaker.succeeded(before, hold)
+        case Lesson.FAILED:
+            return breaker.failed(before, hold, now.now_ms, now.config)
+        case Lesson.UNDECIDED:
+            return breaker.undecided(before, hold)

@@ -14,7 +14,7 @@ import structlog
 
 from services.policy.decide import Decided, Owner, Wait, block_task, decide_end, decide_task
 from services.policy.desk import Changes, Desk
-from services.policy.evolve import End, settlement
+from services.policy.evolve import End, effect_of
 from services.policy.inputs import Input, Unreadable, owner_of
 from services.policy.rules.idempotency import Standing, TaskRecord, standing
 from services.policy.state import Book, Circumstances, Hold
@@ -159,7 +159,7 @@ class Turn:
         hold = self._desk.holds.get(decision_id) if decision_id is not None else None
         if hold is None:
             return False
-        if hold.state == "held" and (isinstance(end, DecisionExpired) or settlement(end)[0] == "held"):
+        if hold.state == "held" and (isinstance(end, DecisionExpired) or effect_of(end).how == "held"):
             return False  # the end by which it came to be held, once more
         book = self._desk.book(owner)
         decided = decide_end(book, hold, end, self._now)

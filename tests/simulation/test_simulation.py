@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from services.executor import execution
 from services.policy import budget, commit, meters, turn
+from services.policy.evolve import effect_of
 from services.policy.rules import breaker, idempotency, provider_breaker
 from shared.control_state import ControlState
 from tests.simulation import actors, log, scheduler, world
@@ -126,8 +128,7 @@ def an_uncertain_attempt_releases_its_reservation(patch: Patch) -> None:
         account, hold, "released" if how == "held" else how, cost
     )
     patch.setattr(budget, "end", found)
-    patch.setattr("services.policy.evolve.settlement", lambda end: ("released", 0))
-    patch.setattr("services.policy.decide.settlement", lambda end: ("released", 0))
+    patch.setattr("services.policy.decide.effect_of", lambda end: replace(effect_of(end), how="released", cost=0))
 
 
 def a_lost_attempt_is_forgotten(patch: Patch) -> None:

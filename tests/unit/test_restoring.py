@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.policy.evolve import settlement
+from services.policy.evolve import Effect, Lesson, effect_of
 from shared.events.decisions import TaskAllowed, TaskBlocked
 from shared.events.envelope import Envelope
 from shared.events.outcomes import TaskFailed
@@ -43,7 +43,7 @@ def test_one_that_was_allowed_may_have_been_called() -> None:
     failed = found.event.data
     assert isinstance(failed, TaskFailed) and not failed.provider_attempted and failed.attempt_id is None
     assert failed.decision_id in history.desk.holds and found.stream == "outcomes"
-    assert settlement(failed) == ("held", 0) and not failed.counts_for_breaker
+    assert effect_of(failed) == Effect("held", lesson=Lesson.UNDECIDED)
 
 
 def test_one_whose_attempt_is_in_the_books_was_called_perhaps() -> None:
@@ -63,7 +63,7 @@ def test_one_that_was_given_back_is_not_decided_again() -> None:
     until_then = [one for one in events if one.type in ("task.submitted", "decision.expired") or one is first]
     found = end_of(until_then, first.id, "7-0", NOW_MS)
     assert found is not None and isinstance(found.event.data, TaskBlocked)
-    assert found.event.data.decision_id == first.id and settlement(found.event.data) == ("released", 0)
+    assert found.event.data.decision_id == first.id and effect_of(found.event.data).how == "released"
 
 
 def test_without_its_submission_there_is_nothing_to_end() -> None:
