@@ -36,6 +36,9 @@ class Effect(Struct, frozen=True):
     lesson: Lesson = Lesson.UNDECIDED
 
 
+BLOCKED = Effect("released")
+
+
 def evolve_allowed(book: Book, hold: Hold) -> Book:
     """After a task was allowed: its worst case is reserved, and a probe takes one of the breaker's places."""
     user = budget.reserve(book.user, hold)
@@ -82,7 +85,7 @@ def effect_of(end: End) -> Effect:
         case DecisionExpired():
             return given_back(end.spend)
         case TaskBlocked():
-            return Effect("released")
+            return BLOCKED
 
 
 def succeeded(called: bool, cost: int, tokens: int) -> Effect:

@@ -14,18 +14,16 @@ from services.ledger import event_pages
 from services.ledger.event_pages import Caused
 from services.ledger.processes import Progress, Tell, piles, shared
 from services.ledger.sessions import Connection, export, snapshot
-from services.policy.decide import Owner
+from services.policy.state import Owner
 from shared.control_state import order_of
 from shared.events.control import parse_control
 from shared.events.decisions import ReservationEnded, TaskAllowed
-from shared.events.envelope import Payload, at
-from shared.events.registry import EVENTS
-from shared.events.tasks import Task
+from shared.events.envelope import at
 from shared.partitions import Partition
 from shared.texts.cipher import DataKey, keys_in
 from shared.texts.data_keys import open_keys
 from shared.texts.master_key import MasterKeys
-from shared.texts.payload import is_closed, open_tree
+from skeldir.replay.members import read
 from skeldir.replay.recording import DECIDED, Step, step_of
 from skeldir.replay.replaying import Replay
 from skeldir.replay.scenario import Orders, Scenario
@@ -130,15 +128,7 @@ async def _keys(connection: Connection, masters: MasterKeys | None, page: Sequen
 def _step(keys: Mapping[UUID, DataKey], event: Caused) -> Step | None:
     if event.tenant_id is None or event.user_id is None:
         return None
-    said = None if event.body is None else with_prompt(EVENTS.payload(event.body), keys)
-    cause = None if event.cause is None else with_prompt(EVENTS.payload(event.cause), keys)
-    return step_of(said, event.time, event.causation_id, Owner(event.tenant_id, event.user_id), cause)
-
-
-def with_prompt(said: Payload, keys: Mapping[UUID, DataKey]) -> Payload:
-    """An event about a task with its prompt as it was, which says how much is reserved for it."""
-    task = getattr(said, "task", None)
-    if not isinstance(task, Task) or not is_closed(task.prompt):
-        return said
-    prompt = open_tree(keys, str(task.task_id), "prompt", task.prompt)
-    return said.model_copy(update={"task": task.model_copy(update={"prompt": prompt})})
+    said = None if event.body is None else read(event.body)
+    cause = None if event.cause is None else read(event.cause)
+    at_ms, owner = round(event.time.timestamp() * 1000), Owner(event.tenant_id, event.user_id)
+    return step_of(said, at_ms, event.causation_id, owner, cause, keys)

@@ -7,24 +7,35 @@ ids of the other two streams do not (a writer reads both, and takes ends first).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from uuid import UUID
 
-from services.policy.decide import Owner
-from services.policy.evolve import End
-from shared.events.decisions import BlockReason, ReservationEnded, TaskAllowed, TaskBlocked
-from shared.events.envelope import Envelope, Payload, derived_id
-from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded
-from shared.events.tasks import Task, TaskSubmitted
+from msgspec import Struct
 
-ENDS = (TaskSucceeded, TaskFailed, TaskBlocked, AttemptResolved, DecisionExpired)
+from services.policy.evolve import Effect
+from services.policy.state import Owner
+from shared.events.decisions import BlockReason, ReservationEnded, TaskAllowed, TaskBlocked
+from shared.events.envelope import Envelope, derived_id
+from shared.events.tasks import Task
+from shared.texts.cipher import DataKey
+from skeldir.replay.members import (
+    Allowed,
+    Blocked,
+    Ends,
+    Expired,
+    Failed,
+    Members,
+    Resolved,
+    Submitted,
+    Succeeded,
+    read,
+    task_of,
+)
+
 DECIDED = (TaskAllowed.event_type, TaskBlocked.event_type, ReservationEnded.event_type)
 """The types of events on the decisions stream that a replay needs."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """A task was allowed, blocked, or decided again after its allow had expired."""
 
     at_ms: int
@@ -35,21 +46,32 @@ class Decision:
     task: Task
     position: str
     """Of the control stream, as policy had applied it."""
-    said: TaskAllowed | TaskBlocked
+    said: Allowed | Blocked
 
     @property
     def outside(self) -> str | None:
         """The reason, where something else than the deciders refused the task (see `policy.decide.block_task`)."""
         said = self.said
-        if isinstance(said, TaskBlocked) and said.reason == BlockReason.LOG_LOST:
+        if isinstance(said, Blocked) and said.reason == BlockReason.LOG_LOST:
             return said.reason
-        if isinstance(said, TaskBlocked) and said.rule == "breaker" and said.reason != BlockReason.BREAKER_OPEN:
+        if isinstance(said, Blocked) and said.rule == "breaker" and said.reason != BlockReason.BREAKER_OPEN:
             return said.reason
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class End(Struct, frozen=True):
+    """An end, as far as a replay asks. `tokens`: those of a call that was charged by tokens."""
+
+    effect: Effect
+    called: bool = False
+    """A task's end, for which a provider was called."""
+    expired: bool = False
+    blocked: str | None = None
+    """The reason, where that was the end."""
+    tokens: dict[str, int] | None = None
+
+
+class Ending(Struct, frozen=True):
     """An end was taken in: a reservation was settled, released or held."""
 
     at_ms: int
@@ -63,24 +85,41 @@ Step = Decision | Ending
 
 
 def step_of(
-    said: Payload | None, at: datetime, cause_id: UUID | None, owner: Owner, cause: Payload | None
+    said: Members | None,
+    at_ms: int,
+    cause_id: UUID | None,
+    owner: Owner,
+    cause: Members | None,
+    keys: Mapping[UUID, DataKey],
 ) -> Step | None:
     """The step that an event of the decisions stream is (`said` None: a reservation ended); None where its cause is not
-    in the books."""
-    at_ms = round(at.timestamp() * 1000)
+    in the books. Raises UndecodableEvent."""
     if cause_id is None:
         return None
-    if isinstance(said, TaskAllowed):
-        decision_id = said.reservation.reservation_id
-        return Decision(at_ms, cause_id, owner, decision_id, said.task, said.control_position, said)
-    if isinstance(said, TaskBlocked):
-        if not isinstance(cause, TaskSubmitted | DecisionExpired):
+    if isinstance(said, Allowed):
+        task = task_of(said.task, keys)
+        return Decision(at_ms, cause_id, owner, said.reservation.reservation_id, task, said.control_position, said)
+    if isinstance(said, Blocked):
+        if not isinstance(cause, Submitted | Expired):
             return None
         decision_id = derived_id(cause_id, TaskAllowed.event_type)
-        return Decision(at_ms, cause_id, owner, decision_id, cause.task, said.control_position, said)
-    if not isinstance(cause, ENDS) or cause.decision_id is None:
+        return Decision(at_ms, cause_id, owner, decision_id, task_of(cause.task, keys), said.control_position, said)
+    if cause is None or isinstance(cause, Allowed | Submitted) or cause.decision_id is None:
         return None
-    return Ending(at_ms, cause_id, owner, cause.decision_id, cause)
+    return Ending(at_ms, cause_id, owner, cause.decision_id, end_of(cause))
+
+
+def end_of(members: Ends) -> End:
+    """What a replay asks of an end."""
+    match members:
+        case Succeeded() | Failed():
+            return End(members.effect, called=members.provider_attempted, tokens=members.usage.charged)
+        case Resolved():
+            return End(members.effect, tokens=members.usage.charged)
+        case Expired():
+            return End(members.effect, expired=True)
+        case Blocked():
+            return End(members.effect, blocked=members.reason)
 
 
 def steps(decisions: Iterable[Envelope], by_id: Mapping[UUID, Envelope]) -> Iterator[Step | None]:
@@ -89,6 +128,7 @@ def steps(decisions: Iterable[Envelope], by_id: Mapping[UUID, Envelope]) -> Iter
         if event.type not in DECIDED or event.tenantid is None or event.userid is None:
             continue
         cause = by_id.get(event.causationid) if event.causationid is not None else None
-        said = None if isinstance(event.data, ReservationEnded) else event.data
-        owner = Owner(event.tenantid, event.userid)
-        yield step_of(said, event.time, event.causationid, owner, cause.data if cause is not None else None)
+        said = None if isinstance(event.data, ReservationEnded) else read(event.to_json())
+        because = None if cause is None else read(cause.to_json())
+        owner, at_ms = Owner(event.tenantid, event.userid), round(event.time.timestamp() * 1000)
+        yield step_of(said, at_ms, event.causationid, owner, because, {})

@@ -12,20 +12,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from heapq import heappop, heappush
 from uuid import UUID
 
-from services.policy.decide import Decided, Owner, Wait, decide_end, decide_task
+from msgspec.structs import replace
+
 from services.policy.desk import AccountKey
-from services.policy.evolve import End, evolve_allowed, settlement
-from services.policy.state import Account, Book, Circumstances, Hold
-from shared.events.decisions import BlockReason, BreakerState, TaskAllowed, TaskBlocked
-from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded, Usage
-from shared.events.tasks import Task, TaskRef
+from services.policy.evolve import BLOCKED, Effect, evolve_allowed, evolve_ended, failed, hold_after
+from services.policy.judge import Allow, Block, Verdict, Wait, judge_task
+from services.policy.state import Account, Book, Circumstances, Hold, Owner
+from shared.events.decisions import BlockReason
+from shared.events.prices import Prices
 from shared.price_list import charge
 from skeldir.replay.live import Live, Waiting, Was
-from skeldir.replay.recording import Decision, Ending, Step
+from skeldir.replay.members import Allowed, Blocked
+from skeldir.replay.recording import Decision, End, Ending, Step
 from skeldir.replay.scenario import Control, Orders, Scenario
 from skeldir.replay.tally import ALLOWED, CACHE_ONLY, Kind, Sums, Tally
 
@@ -40,6 +41,7 @@ class Replay:
         self.tally = Tally() if tally is None else tally
         self._scenarios = ((before, Control(orders, before)), (scenario, Control(orders, scenario)))
         self._since_ms = since_ms
+        self._reprices = scenario.reprices
         self._position = "0-0"
         self._accounts: dict[AccountKey, Account] = {}
         self._probes = Book().probes
@@ -79,7 +81,7 @@ class Replay:
 
     def _decision(self, step: Decision) -> None:
         void = self._void.pop(step.cause_id, None)
-        if isinstance(step.said, TaskAllowed):
+        if isinstance(step.said, Allowed):
             kind = void.kind if void is not None else None
             said = step.said
             self._was[step.decision_id] = Was(step.at_ms, said.reservation.amount, said.cache_only, kind)
@@ -94,67 +96,69 @@ class Replay:
 
     def _decide(self, step: Decision, at_ms: int) -> bool:
         """False when the task has to wait."""
-        said = self._ask(step, at_ms)
-        if isinstance(said, Wait):
+        verdict = self._ask(step, at_ms)
+        if isinstance(verdict, Wait):
             return False
-        verdict = next(one for one in said.events if isinstance(one, TaskAllowed | TaskBlocked))
-        kind = Kind(step.owner.tenant_id, _label(step.said), _label(verdict))
+        kind = Kind(step.owner.tenant_id, _as_it_was(step.said), _as_it_is(verdict))
         self.tally.of(kind).decisions += 1
         was = self._was.get(step.decision_id)
         if was is not None:
             was.kind = kind
-        self._keep(step.owner, said.book)
-        if said.hold is not None:
-            assert isinstance(verdict, TaskAllowed), "what reserves is an allow"
-            from_cache = was is not None and was.cache_only
-            live = Live(said.hold, kind, verdict.cache_only, from_cache, verdict.prices, estimated=was is None)
+        if isinstance(verdict, Allow):
+            self._keep(step.owner, verdict.book)
+            cache_only, from_cache = verdict.cache_only is not None, was is not None and was.cache_only
+            live = Live(verdict.hold, kind, cache_only, from_cache, verdict.price.prices, estimated=was is None)
             self._live[step.decision_id] = live
             if was is None:
-                self._assume(step.decision_id, _as_reserved(step.task, live.hold), at_ms + self._usual_ms())
+                self._assume(step.decision_id, _as_reserved(live.hold), at_ms + self._usual_ms())
         return True
 
     def _as_recorded(self, step: Decision) -> None:
         """Take a decision from before the period as it is. What it took of quotas, and which breaker it probed, the
         deciders say, where they agree."""
-        if isinstance(step.said, TaskBlocked):
+        said = step.said
+        if isinstance(said, Blocked):
             return
-        made, book, owner = step.said.reservation, self._book(step.owner), step.owner
-        said = self._ask(step, step.at_ms) if step.said.probe or step.said.quotas else None
-        if isinstance(said, Decided) and said.hold is not None and said.hold.amount == made.amount:
-            hold, book = said.hold, said.book
+        made, book, owner = said.reservation, self._book(step.owner), step.owner
+        verdict = self._ask(step, step.at_ms) if said.probe or said.quotas else None
+        if isinstance(verdict, Allow) and verdict.hold.amount == made.amount:
+            hold, book = verdict.hold, verdict.book
         else:
-            probe = book.user.breaker.opened_at_ms if step.said.probe else None
+            probe = book.user.breaker.opened_at_ms if said.probe else None
             hold = Hold(
                 step.decision_id, owner.tenant_id, owner.user_id, made.amount, made.hour, made.month, probe_of_ms=probe
             )
             book = evolve_allowed(book, hold)
         self._keep(step.owner, book)
-        self._live[step.decision_id] = Live(hold, None, step.said.cache_only, step.said.cache_only, step.said.prices)
+        prices = Prices.model_validate(said.prices) if self._reprices and said.prices is not None else None
+        self._live[step.decision_id] = Live(hold, None, said.cache_only, said.cache_only, prices)
 
     def _ending(self, step: Ending) -> None:
         was = self._was.get(step.decision_id)
         if was is None:
             self.tally.unjudged += 1
             return
-        how, _ = settlement(step.end)
-        if not was.held and how == "settled":
+        end = step.end
+        if not was.held and end.effect.how == "settled":
             self._took_ms, self._ended = self._took_ms + step.at_ms - was.began_ms, self._ended + 1
         if waiting := self._waiting_for(step):
             waiting.ended = step
             return
         self._count_recorded(was, step)
-        if was.kind is not None and isinstance(step.end, TaskBlocked):
-            self.tally.outside[step.end.reason] += 1
+        if was.kind is not None and end.blocked is not None:
+            self.tally.outside[end.blocked] += 1
         if step.decision_id in self._live:
-            self._end(step.decision_id, step.end, step.at_ms)
-        elif isinstance(step.end, DecisionExpired):
+            self._end(step.decision_id, end, step.at_ms)
+        elif end.expired:
             self._void[step.cause_id] = was
 
     def _waiting_for(self, step: Ending) -> Waiting | None:
         """The task, if it still waits here. Where its allow expired, it waits as the one that was made instead."""
-        queue = self._waiting.get(step.owner, deque())
+        queue = self._waiting.get(step.owner)
+        if queue is None:
+            return None
         found = next((one for one in queue if one.step.decision_id == step.decision_id), None)
-        if found is not None and isinstance(step.end, DecisionExpired):
+        if found is not None and step.end.expired:
             queue.remove(found)
             if not queue:
                 del self._waiting[step.owner]
@@ -162,7 +166,7 @@ class Replay:
         return found
 
     def _count_recorded(self, was: Was, step: Ending) -> None:
-        how, cost = settlement(step.end)
+        how, cost = step.end.effect.how, step.end.effect.cost
         sums = self.tally.of(was.kind) if was.kind is not None else Sums()
         if was.held and how != "held":
             sums.recorded_held -= was.amount
@@ -177,39 +181,39 @@ class Replay:
         """A reservation of the replay ends; then what waits for that goes on."""
         live = self._live[decision_id]
         hold = live.hold
-        end = self._as_it_would_be(live, end)
-        how, cost = settlement(end)
-        if hold.state == "held" and (isinstance(end, DecisionExpired) or how == "held"):
+        effect = self._as_it_would_be(live, end)
+        how, cost = effect.how, effect.cost
+        if hold.state == "held" and (end.expired or how == "held"):
             return
         owner = Owner(hold.tenant_id, hold.user_id)
-        said = decide_end(self._book(owner), hold, end, self._now(at_ms))
-        self._keep(owner, said.book)
+        self._keep(owner, evolve_ended(self._book(owner), hold, effect, self._now(at_ms)))
         sums = self.tally.of(live.kind) if live.kind is not None else Sums()
         sums.replayed_held += (hold.amount if how == "held" else 0) - (hold.amount if hold.state == "held" else 0)
         if live.estimated:
             sums.estimated += cost
         else:
             sums.replayed += cost
-        if said.hold is None:
+        left = hold_after(hold, effect, None)
+        if left is None:
             del self._live[decision_id]
         else:
-            live.hold = said.hold
+            live.hold = left
         self._reconsider(owner, at_ms)
 
-    def _as_it_would_be(self, live: Live, end: End) -> End:
-        """The recorded end as this reservation has it."""
+    def _as_it_would_be(self, live: Live, end: End) -> Effect:
+        """What the recorded end means to this reservation."""
+        effect = end.effect
         if live.cache_only:
-            if isinstance(end, TaskSucceeded | TaskFailed) and end.provider_attempted:
-                return _not_in_the_cache(end, end.decision_id)
-        elif live.was_cache_only and isinstance(end, TaskBlocked) and end.reason in _BREAKERS:
+            if end.called:
+                return BLOCKED  # there is nothing in the cache
+        elif live.was_cache_only and end.blocked in _BREAKERS:
             live.estimated = True
-            return _as_reserved(end.task, live.hold)
-        if self._scenarios[1][0].reprices and isinstance(end, TaskSucceeded | TaskFailed | AttemptResolved):
-            usage = end.usage
-            cost = charge(live.prices, usage.tokens) if live.prices is not None and usage.prices is not None else None
+            return _as_reserved(live.hold).effect
+        if self._reprices and effect.how == "settled" and live.prices is not None and end.tokens is not None:
+            cost = charge(live.prices, end.tokens)
             if cost is not None:
-                return end.model_copy(update={"usage": usage.model_copy(update={"cost": cost})})
-        return end
+                return replace(effect, cost=cost, use=replace(effect.use, cost=cost))
+        return effect
 
     def _reconsider(self, owner: Owner, at_ms: int) -> None:
         while queue := self._waiting.get(owner):
@@ -244,9 +248,9 @@ class Replay:
         """From an allow to its settlement, on average so far."""
         return self._took_ms // self._ended if self._ended else 0
 
-    def _ask(self, step: Decision, at_ms: int) -> Decided | Wait:
+    def _ask(self, step: Decision, at_ms: int) -> Verdict:
         now = self._now(at_ms, step.position)
-        return decide_task(self._book(step.owner), step.task, step.owner, step.decision_id, now)
+        return judge_task(self._book(step.owner), step.task, step.owner, step.decision_id, now)
 
     def _now(self, at_ms: int, position: str | None = None) -> Circumstances:
         scenario, control = self._scenarios[at_ms >= self._since_ms]
@@ -266,31 +270,18 @@ _NEW = Account()
 _BREAKERS = (BlockReason.BREAKER_OPEN, BlockReason.PROVIDER_BREAKER_OPEN)
 
 
-def _label(said: TaskAllowed | TaskBlocked) -> str:
-    if isinstance(said, TaskBlocked):
+def _as_it_was(said: Allowed | Blocked) -> str:
+    if isinstance(said, Blocked):
         return said.reason
     return CACHE_ONLY if said.cache_only else ALLOWED
 
 
-def _as_reserved(task: Task | TaskRef, hold: Hold) -> TaskFailed:
+def _as_it_is(verdict: Allow | Block) -> str:
+    if isinstance(verdict, Block):
+        return verdict.refusal.reason
+    return ALLOWED if verdict.cache_only is None else CACHE_ONLY
+
+
+def _as_reserved(hold: Hold) -> End:
     """The assumed end of a call that was never made: all that was reserved is spent, and the breaker learns nothing."""
-    return TaskFailed(
-        task=task,
-        decision_id=hold.reservation_id,
-        reason="assumed",
-        provider_attempted=True,
-        counts_for_breaker=False,
-        spend="certain",
-        usage=Usage(cost=hold.amount),
-    )
-
-
-def _not_in_the_cache(end: TaskSucceeded | TaskFailed, decision_id: UUID) -> TaskBlocked:
-    return TaskBlocked(
-        task=end.task,
-        reason=BlockReason.BREAKER_OPEN,
-        rule="executor",
-        breaker_state=BreakerState.OPEN,
-        decision_id=decision_id,
-        control_position="0-0",
-    )
+    return End(failed("certain", called=True, cost=hold.amount, tokens=0, counts=False), called=True)

@@ -56,7 +56,10 @@ class Tally:
 
     def of(self, kind: Kind) -> Sums:
         """The sums of a kind."""
-        return self.kinds.setdefault(kind, Sums())
+        found = self.kinds.get(kind)
+        if found is None:
+            found = self.kinds[kind] = Sums()
+        return found
 
     def add(self, other: Tally) -> None:
         """Add another's to these."""
