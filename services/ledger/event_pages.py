@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+from msgspec import Struct
 
 from services.ledger.sessions import Connection
 
@@ -110,8 +112,7 @@ async def in_order(connection: Connection, partitions: Sequence[int]) -> AsyncIt
         yield await connection.fetch(_BY_KEYS, [row["id"] for row in keys], [row["time"] for row in keys])
 
 
-@dataclass(frozen=True, slots=True)
-class Caused:
+class Caused(Struct, frozen=True):
     """An event and its cause; bodies that nobody asked for, or that are not in the books, are None."""
 
     partition: int
@@ -128,36 +129,33 @@ async def with_causes(
     connection: Connection,
     streams: Mapping[int, str],
     until: datetime,
-    types: Sequence[str],
-    wanted: Callable[[str], tuple[bool, bool]],
+    wanted: Mapping[str, tuple[bool, bool]],
 ) -> AsyncIterator[list[Caused]]:
-    """Pages of a stream of each partition, in the order of the log, of these types.
+    """Pages of a stream of each partition, in the order of the log.
 
-    `wanted`: whether the body of an event of a type is wanted, and whether its cause's is.
+    `wanted`: the types, and of each whether the body of such an event is wanted, and whether its cause's is.
     """
-    arguments = (list(streams), list(streams.values()), types, until)
+    arguments = (list(streams), list(streams.values()), list(wanted), until)
     async for rows in _pages(connection, _CAUSED_IN_ORDER, *arguments):
-        own = {row["id"] for row in rows if wanted(row["type"])[0]}
-        causes = {row["causation_id"] for row in rows if wanted(row["type"])[1]} - {None}
-        bodies = await _bodies(connection, own | causes, [row["time"] for row in rows])
-        yield [
-            Caused(
-                row["partition"],
-                row["type"],
-                row["time"],
-                row["tenant_id"],
-                row["user_id"],
-                row["causation_id"],
-                bodies.get(row["id"]) if row["id"] in own else None,
-                bodies.get(row["causation_id"]) if row["causation_id"] in causes else None,
-            )
-            for row in rows
-        ]
+        ids: set[UUID | None] = set()
+        for _, event_id, _, _, _, cause_id, event_type in rows:
+            itself, its_cause = wanted[event_type]
+            if itself:
+                ids.add(event_id)
+            if its_cause:
+                ids.add(cause_id)
+        body = (await _bodies(connection, ids - {None}, [row["time"] for row in rows])).get
+        page = []
+        for partition, event_id, time, tenant_id, user_id, cause_id, event_type in rows:
+            itself, its_cause = wanted[event_type]
+            said, cause = body(event_id) if itself else None, body(cause_id) if its_cause else None
+            page.append(Caused(partition, event_type, time, tenant_id, user_id, cause_id, said, cause))
+        yield page
 
 
-async def _bodies(connection: Connection, ids: Set[UUID], times: Sequence[datetime]) -> dict[UUID, str]:
+async def _bodies(connection: Connection, ids: Set[UUID | None], times: Sequence[datetime]) -> dict[UUID | None, str]:
     near = await connection.fetch(_NEAR, list(ids), min(times) - _NEARNESS, max(times))
-    found: dict[UUID, str] = {row["id"]: row["body"] for row in near}
+    found: dict[UUID | None, str] = {row["id"]: row["body"] for row in near}
     if missing := [one for one in ids if one not in found]:
         found.update((row["id"], row["body"]) for row in await connection.fetch(_BY_IDS, missing))
     return found

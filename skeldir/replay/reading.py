@@ -17,7 +17,6 @@ from services.ledger.sessions import Connection, export, snapshot
 from services.policy.state import Owner
 from shared.control_state import order_of
 from shared.events.control import parse_control
-from shared.events.decisions import ReservationEnded, TaskAllowed
 from shared.events.envelope import at
 from shared.partitions import Partition
 from shared.texts.cipher import DataKey, keys_in
@@ -97,7 +96,7 @@ async def _replay_some(
     async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
         await connection.execute("SET LOCAL work_mem = '128MB'")
         until = at(question.until_ms)
-        async for page in event_pages.with_causes(connection, streams, until, list(DECIDED), _wanted):
+        async for page in event_pages.with_causes(connection, streams, until, DECIDED):
             keys = await _keys(connection, question.masters, page)
             for event in page:
                 partition, one = at_once
@@ -111,11 +110,6 @@ async def _replay_some(
     if at_once[1] is not None:
         at_once[1].finish()
     return tally
-
-
-def _wanted(event_type: str) -> tuple[bool, bool]:
-    """The body of a reservation's end says nothing that its cause does not; an allow says all by itself."""
-    return event_type != ReservationEnded.event_type, event_type != TaskAllowed.event_type
 
 
 async def _keys(connection: Connection, masters: MasterKeys | None, page: Sequence[Caused]) -> Mapping[UUID, DataKey]:

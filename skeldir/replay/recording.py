@@ -31,8 +31,13 @@ from skeldir.replay.members import (
     task_of,
 )
 
-DECIDED = (TaskAllowed.event_type, TaskBlocked.event_type, ReservationEnded.event_type)
-"""The types of events on the decisions stream that a replay needs."""
+DECIDED = {
+    TaskAllowed.event_type: (True, False),
+    TaskBlocked.event_type: (True, True),
+    ReservationEnded.event_type: (False, True),
+}
+"""The types of events on the decisions stream that a replay needs: whether their bodies, and whether their causes'. An
+allow says all by itself; a reservation's end says nothing that its cause does not."""
 
 
 class Decision(Struct, frozen=True):

@@ -62,7 +62,7 @@ async def test_an_event_has_its_cause_however_old_that_is(bench: Bench, as_ledge
         read = [
             event
             async for page in event_pages.with_causes(
-                as_ledger, streams, END, types, lambda kind: (kind == "task.allowed", kind != "task.allowed")
+                as_ledger, streams, END, {kind: (kind == "task.allowed", kind != "task.allowed") for kind in types}
             )
             for event in page
         ]
