@@ -110,8 +110,22 @@ async def test_an_operators_look_is_written_down(door: Door, as_ledger: Any) -> 
     key = await door.key("operator", home)
     calls = (await door.get(f"/v1/calls?tenant_id={door.bench.tenant}&limit=500", key)).json()["calls"]
     assert {call["user_id"] for call in calls} == {str(user) for user in door.bench.users}
-    rows = await as_ledger.fetch("SELECT what, tenant_id FROM read_audit WHERE key_tenant_id = $1", home)
-    assert [tuple(row) for row in rows] == [("calls", door.bench.tenant)]
+    tenant, user = door.bench.tenant, door.bench.users[0]
+    others = (
+        f"/v1/dashboards/monthly_spend?tenant_id={tenant}&user_id={user}",
+        f"/v1/costs?tenant_id={tenant}&user_id={user}",
+        f"/v1/statement?tenant_id={tenant}",
+    )
+    for path in others:
+        assert (await door.get(path, key)).status_code == 200, path
+    rows = await as_ledger.fetch("SELECT what, tenant_id, user_id FROM read_audit WHERE key_tenant_id = $1", home)
+    # With a user's eyes, too: it is an operator who has borrowed them.
+    assert {tuple(row) for row in rows} == {
+        ("calls", tenant, None),
+        ("dashboards/monthly_spend", tenant, user),
+        ("costs", tenant, user),
+        ("statement", tenant, None),
+    }
 
 
 async def test_pages_follow_one_another(door: Door) -> None:
