@@ -13,7 +13,9 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import asyncpg
 import psutil
 
 from services.ledger import migrate
@@ -46,11 +48,21 @@ def measure(tasks: int, folder: Path, turns: int = TURNS) -> list[Figure]:
             migrate.upgrade(server.url("skeldir_owner"))
             asyncio.run(fill(server.url("postgres"), Traffic(tasks)))
             filled.touch()
+        tasks = asyncio.run(_decided(server.url("postgres")))  # of a database that was kept, too
         tighter = replace(CONFIG, monthly_cap=from_cents(tasks // OWNERS))  # about half of what they spent
         scenarios = (("the recorded limits", CONFIG), ("a tighter monthly cap", tighter))
         return [_figure(server, tasks, what, config, turns) for what, config in scenarios]
     finally:
         server.stop()
+
+
+async def _decided(url: str) -> int:
+    connection: Any = await asyncpg.connect(url)
+    try:
+        query = "SELECT count(*) FROM events WHERE type IN ('task.allowed', 'task.blocked')"
+        return int(await connection.fetchval(query, timeout=600))
+    finally:
+        await connection.close()
 
 
 def _figure(server: EmbeddedPostgres, tasks: int, what: str, config: PolicyConfig, turns: int) -> Figure:
