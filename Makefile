@@ -62,7 +62,7 @@ schemas: setup ## AsyncAPI and JSON Schemas from the code
 
 lock: ## pin all dependencies with hashes (needs uv)
 	uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/dev.lock --group dev pyproject.toml
-	uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.lock pyproject.toml
+	uv pip compile --no-strip-extras --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --output-file requirements/runtime.lock --extra archive pyproject.toml
 
 clean: ## everything that was made
 	rm -rf $(VENV) .skeldir artifacts dist site

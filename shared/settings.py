@@ -164,6 +164,9 @@ class Settings(BaseSettings):
     )
     seal_events: int = Field(10_000, ge=1, description="Events of a chain after which its end is sealed.")
     seal_seconds: float = Field(10, gt=0, description="The longest that an event waits for a seal.")
+    archive_dir: Path | None = Field(
+        None, description="The folder of archived events (`skeldir ledger archive`), for commands that read all events."
+    )
 
     durability: str = Field("everysec", pattern="^(everysec|fsync)$", description="`fsync`: survives loss of power.")
     embedded_memory_mb: int = Field(

@@ -21,19 +21,14 @@ from services.ledger.event_pages import PAGE, spans
 from services.ledger.processes import Progress, shared
 from services.ledger.projections import TABLES
 from services.ledger.projections.calls import CALLS
-from services.ledger.sessions import Connection, write_as_ledger
+from services.ledger.sessions import Connection, alone, write_as_ledger
 
 # Writers wait while this many events, at most, are folded; unless they are as quick as the fold.
 REST = 5 * PAGE
 ROUNDS = 20
-LOCK = 0x536B656D
 # So many calls at once are better summed again than each by the triggers.
 MANY = 10_000
 _TRIGGERS = ("roll_up_new", "roll_up_changed")
-
-
-class Busy(ValueError):
-    """Another rebuild is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +46,7 @@ async def rebuild(database_url: str, progress: Progress | None = None) -> Rebuil
     Raises Busy, UndecodableEvent, or the driver's errors; then the projections are as they were.
     """
     async with _connected(database_url) as connection:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
-            raise Busy("another rebuild is under way")
+        await alone(connection)
         async with connection.transaction():
             await beside.make(connection)
         await event_pages.prepare(connection)

@@ -18,8 +18,13 @@ Pool: TypeAlias = Any
 COMMAND_TIMEOUT_S = 30.0
 LEDGER = "skeldir_ledger"
 USER = "app_ro"
+LOCK = 0x536B656D
 AUDITOR = "skeldir_auditor"
 OPERATOR = "skeldir_operator"
+
+
+class Busy(ValueError):
+    """Others are at work on the books; the text says at what."""
 
 
 def pool(database_url: str, *, name: str, size: int, pooler: Pooler | None = None) -> Pool:
@@ -71,6 +76,8 @@ async def snapshot(database_url: str, exported: str | None = None, *, timeout_s:
             if exported is not None:
                 await connection.execute(f"SET TRANSACTION SNAPSHOT '{exported}'")
             await write_as_ledger(connection)
+            if exported is None:
+                await keep_events(connection)
             yield connection
     finally:
         await connection.close()
@@ -79,6 +86,17 @@ async def snapshot(database_url: str, exported: str | None = None, *, timeout_s:
 async def export(connection: Connection) -> str:
     """By which others see what this transaction sees, as long as it lasts."""
     return str(await connection.fetchval("SELECT pg_export_snapshot()"))
+
+
+async def keep_events(connection: Connection) -> None:
+    """In this transaction: no events go to an archive, out of what it has seen of the books."""
+    await connection.execute("LOCK TABLE events IN ACCESS SHARE MODE")
+
+
+async def alone(connection: Connection) -> None:
+    """From here on, as long as it is connected: no other rebuild, and nothing goes to an archive. Raises Busy."""
+    if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+        raise Busy("another rebuild or archiving is under way")
 
 
 async def write_as_ledger(connection: Connection) -> None:

@@ -1,18 +1,13 @@
-"""`ledger rebuild` and `ledger verify`."""
+"""`ledger rebuild`, `ledger verify` and what is done with keys. `ledger archive` is in `archive.py`."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import asyncpg
 import typer
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from services.ledger.chain.audit import ChainReport, verify_chains
@@ -22,24 +17,24 @@ from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
 from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
 from services.ledger.verify import CHECKS, SAME_ROWS, VerifyReport, verify
-from shared.events.registry import UndecodableEvent
 from shared.garbage import collect_less
-from skeldir.cli.context import CommandError, Json, database_url, err, find_running, load_settings, out, print_json
+from skeldir.cli.archive import archive_
+from skeldir.cli.books import as_owner, progress, run
+from skeldir.cli.context import CommandError, Json, find_running, load_settings, out, print_json
 from skeldir.cli.master_key import master_keys
 from skeldir.private_file import write_private
 from skeldir.running import SEAL_PUBLIC_KEY
 
-T = TypeVar("T")
-
 app = typer.Typer(help="The books: rebuild the projections, verify the balances.", no_args_is_help=True)
+app.command("archive")(archive_)
 
 
 @app.command("rebuild")
 def rebuild_(as_json: Json = False) -> None:
     """Make the projections again from the events, beside those that are read; what differs is replaced at once."""
     collect_less()
-    with _progress() as progress:
-        report = _run(rebuild(_url(), progress))
+    with progress() as told:
+        report = run(rebuild(as_owner(), told))
     if as_json:
         print_json(asdict(report))
         return
@@ -69,19 +64,19 @@ def verify_(
     """Check that the books balance. Exit 1 where they do not."""
     collect_less()
     checks = (*CHECKS, SAME_ROWS) if history else CHECKS
-    with _progress() as progress:
-        report = _run(verify(_url(), checks, progress))
+    with progress() as told:
+        report = run(verify(as_owner(), checks, told))
     checked: HistoryReport | None = None
     chained: ChainReport | None = None
     if chain:
         keys = _public_keys(public_key)
-        with _progress() as progress:
-            chained = _run(verify_chains(_url(), keys, progress, resume=resume))
+        with progress() as told:
+            chained = run(verify_chains(as_owner(), keys, told, resume=resume))
     if history:
         stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
         bounds = Bounds(whole=not partial, stop_ms=stop_ms, pending_ms=int(pending_minutes * 60_000))
-        with _progress() as progress:
-            checked = _run(verify_history(_url(), bounds, progress))
+        with progress() as told:
+            checked = run(verify_history(as_owner(), bounds, told))
     if as_json:
         print_json(_as_json(report, checked, chained))
     else:
@@ -98,7 +93,7 @@ def rewrap_(as_json: Json = False) -> None:
     masters = master_keys(load_settings())
     if masters is None:
         raise CommandError("set SKELDIR_MASTER_KEY_FILE or SKELDIR_MASTER_KEY_COMMAND, as the ledger has it")
-    count = _run(rewrap(_url(), masters))
+    count = run(rewrap(as_owner(), masters))
     if as_json:
         print_json({"master_key": masters.current, "rewrapped": count})
     else:
@@ -176,25 +171,3 @@ def _print(report: VerifyReport, history: HistoryReport | None) -> None:
         f"({rate:,.0f} a second), {history.live:,} tasks under way or uncertain, {history.unjudged:,} steps not judged",
         soft_wrap=True,
     )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """A line on standard error, where that is a terminal."""
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
-        task = bar.add_task("events")
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def _url() -> str:
-    """As the owner, who may take the ledger's role."""
-    return database_url(load_settings(), "admin_database_url")
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    try:
-        return asyncio.run(work)
-    except UndecodableEvent as error:
-        raise CommandError(f"an event in the books cannot be read by this release: {error}") from error
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandError(f"the books cannot be read or written: {error}") from error

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import psycopg
 import pytest
 from redis.asyncio import Redis
 
-from services.ledger import sessions
+from services.ledger import migrate, sessions
 from services.ledger.keyring import Keyring
 from services.ledger.projections import TABLES
 from services.ledger.rollups import ROLLUPS
@@ -24,6 +25,7 @@ from shared.events.envelope import Envelope
 from shared.partitions import Partition
 from shared.settings import Settings
 from skeldir.embedded import EmbeddedPostgres
+from skeldir.server_roles import ROLES_SQL
 from tests.unit.ledger.history import HOUR_MS, NAMES, START_MS, History, Op, play
 
 DEADLINE_S = 15.0
@@ -35,6 +37,24 @@ async def eventually(look: Callable[[], Awaitable[Any]], what: str) -> Any:
         while not (found := await look()):
             await asyncio.sleep(0.01)
     return found
+
+
+@contextmanager
+def own_database(postgres: EmbeddedPostgres, name: str, like: str | None = None) -> Iterator[Callable[[str], str]]:
+    """A database of a test's own: its URL in a role. `like`: a copy of another one, which nobody is connected to."""
+
+    def url(role: str) -> str:
+        return f"{postgres.url(role).rpartition('/')[0]}/{name}"
+
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {name} {'' if like is None else f'TEMPLATE {like}'}".encode())
+    if like is None:
+        with psycopg.connect(url("postgres"), autocommit=True) as inside:
+            inside.execute(ROLES_SQL.read_text().encode())
+        migrate.upgrade(url("skeldir_owner"))
+    yield url
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture

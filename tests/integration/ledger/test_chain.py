@@ -13,11 +13,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import orjson
-import psycopg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from services.ledger import books, migrate, sessions
+from services.ledger import books, sessions
 from services.ledger.chain import audit, heads, share
 from services.ledger.chain.audit import ChainReport, verify_chains
 from services.ledger.chain.bookmark import UnusableBookmark
@@ -26,8 +25,7 @@ from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem,
 from services.ledger.chain.sealer import Sealer
 from services.ledger.intake import Record
 from skeldir.embedded import EmbeddedPostgres
-from skeldir.server_roles import ROLES_SQL
-from tests.integration.ledger.conftest import FULL, Bench, eventually
+from tests.integration.ledger.conftest import FULL, Bench, eventually, own_database
 from tests.unit.ledger.history import History
 
 KEY = Ed25519PrivateKey.generate()
@@ -70,19 +68,8 @@ class Books:
 @pytest.fixture(scope="module")
 def database(postgres: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
     """A database of these tests' own, since they leave ruins: its URL in a role."""
-    name = "chains"
-
-    def url(role: str) -> str:
-        return f"{postgres.url(role).rpartition('/')[0]}/{name}"
-
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
-        admin.execute(f"CREATE DATABASE {name}".encode())
-    with psycopg.connect(url("postgres"), autocommit=True) as inside:
-        inside.execute(ROLES_SQL.read_text().encode())
-    migrate.upgrade(url("skeldir_owner"))
-    yield url
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    with own_database(postgres, "chains") as url:
+        yield url
 
 
 @pytest.fixture

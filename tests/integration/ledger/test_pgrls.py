@@ -10,7 +10,7 @@ from pathlib import Path
 from skeldir.embedded import EmbeddedPostgres
 
 # They admit every row on purpose, each to one role that no reader is a member of: that is tested in test_security.py.
-EVERY_ROW = {"ledger_writes", "operator_reads", "owner_migrates", "services_read", "owner_recognises"}
+EVERY_ROW = {"ledger_writes", "operator_reads", "owner_migrates", "services_read", "owner_recognises", "owner_archives"}
 
 
 def pgrls(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -71,7 +71,7 @@ async def count(connection: Any, name: str, tenant: UUID | None, *users: UUID, r
 async def test_the_right_pair_sees_its_rows(bench: Bench, as_user: Any, relations: list[Any]) -> None:
     blind = {row["name"] for row in relations if not await count(as_user, row["name"], bench.tenant, bench.users[0])}
     internal = {"checkpoints", "dead_letters", "read_audit", "skipped_entries"}
-    internal |= {"webhook_messages", "webhook_gaps", "webhook_ends", "event_chains", "event_seals"}
+    internal |= {"webhook_messages", "webhook_gaps", "webhook_ends", "event_chains", "event_seals", "event_archives"}
     internal.add("data_keys")  # nothing is encrypted here: test_keyring.py looks at them
     sums = {"call_sums_of_tenants", "call_hours_of_tenants", "call_latencies_of_tenants", "call_totals_of_tenants"}
     sums |= {"call_hours_of_all", "call_sums_of_all", "call_latencies_of_all"}
@@ -180,6 +180,41 @@ async def test_no_runtime_role_is_more_than_it_says(as_superuser: Any) -> None:
         name: name in ("skeldir_ledger", "app_user") for name in RUNTIME_ROLES
     }
     assert not [row["rolname"] for row in rows if row["too_much"] or row["owns"]]
+
+
+@pytest.mark.parametrize("role", RUNTIME_ROLES)
+async def test_only_the_owner_archives(role: str, as_superuser: Any) -> None:
+    """No role of a service empties a month, or says that it is in a file; nor may the owner say it twice."""
+    month = await as_superuser.fetchval(f"SELECT min(relname) FROM ({PARTITIONS}) AS one")
+    insert = "INSERT INTO event_archives SELECT (jsonb_populate_record(null::event_archives, '{}')).*"
+    touch = "TRUNCATE {}", "DROP TABLE {}", "ALTER TABLE {} DISABLE TRIGGER append_only_whole"
+    change = "UPDATE event_archives SET rows = 0", "DELETE FROM event_archives", "TRUNCATE event_archives"
+    taken = (*(one.format(month) for one in touch), f"ALTER TABLE events DETACH PARTITION {month}")
+    for statement in (*taken, insert, *change):
+        transaction = as_superuser.transaction()
+        await transaction.start()
+        try:
+            await as_superuser.execute(f"SET LOCAL ROLE {role}")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await as_superuser.execute(statement)
+        finally:
+            await transaction.rollback()
+
+
+@pytest.mark.parametrize(
+    "statement", ["UPDATE event_archives SET rows = 0", "DELETE FROM event_archives", "TRUNCATE event_archives"]
+)
+async def test_what_is_archived_is_recorded_for_good(statement: str, as_superuser: Any) -> None:
+    transaction = as_superuser.transaction()
+    await transaction.start()
+    try:
+        await as_superuser.execute(
+            "INSERT INTO event_archives VALUES ('f', '2025-03-01', 0, 1, 1, 1, '1-0', '1-0', 0, 1, '', now())"
+        )
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+            await as_superuser.execute(statement)
+    finally:
+        await transaction.rollback()
 
 
 async def test_the_owner_is_held_by_row_level_security_too(postgres: EmbeddedPostgres, relations: Any) -> None:
