@@ -1,8 +1,9 @@
-"""Events of the books, page after page: the one place that knows where they lie. In any order, unless it says so."""
+"""Events of the books, page after page: the one place that knows where they lie, in the tables and in the archive. In
+any order, unless it says so."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -10,6 +11,9 @@ from uuid import UUID
 
 from msgspec import Struct
 
+from services.ledger.archive import reading
+from services.ledger.archive.parquet import Wanted
+from services.ledger.archive.record import NOTHING, Archive
 from services.ledger.sessions import Connection
 
 PAGE = 2000
@@ -52,10 +56,11 @@ _NEARNESS = timedelta(days=2)
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Events by their numbers: behind the first one, up to the last one."""
+    """Events by their numbers: behind the first one, up to the last one. `archive`: the files that may have some."""
 
     after: int
     upto: int
+    archive: Archive = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Share:
 
     number: int = 0
     of: int = 1
+    archive: Archive = NOTHING
 
     @property
     def condition(self) -> str:
@@ -74,9 +80,10 @@ class Share:
 WHOLE = Share()
 
 
-def spans(after: int, upto: int, size: int = SPAN) -> list[Span]:
+def spans(after: int, upto: int, size: int = SPAN, archive: Archive = NOTHING) -> list[Span]:
     """The numbers, in pieces that can be read apart from one another."""
-    return [Span(first, min(first + size, upto)) for first in range(after, upto, size)]
+    pieces = ((first, min(first + size, upto)) for first in range(after, upto, size))
+    return [Span(first, last, archive.within(first, last)) for first, last in pieces]
 
 
 async def prepare(connection: Connection) -> None:
@@ -88,6 +95,8 @@ async def of_span(connection: Connection, span: Span) -> AsyncIterator[Sequence[
     """Pages of bodies of the partitions' events, within the caller's transaction."""
     async for page in _pages(connection, _OF_SPAN, span.after, span.upto):
         yield [row["body"] for row in page]
+    for rows in reading.pages(span.archive, Wanted(("body",), after=span.after, upto=span.upto)):
+        yield [row["body"] for row in rows]
 
 
 async def of_share(
@@ -95,13 +104,37 @@ async def of_share(
 ) -> AsyncIterator[tuple[int, Sequence[str]]]:
     """Pages of bodies, of these types, each with the highest number so far. Events of one time are near each other."""
     seen = 0
+    mine: dict[UUID, bool] = {}
+    wanted = Wanted(("seq", "tenant_id", "body"), None if types is None else frozenset(types))
+    for rows in reading.pages(share.archive, wanted):
+        await _judge(connection, share, {row["tenant_id"] for row in rows} - mine.keys(), mine)
+        seen = max(seen, rows[-1]["seq"])
+        yield seen, [row["body"] for row in rows if mine[row["tenant_id"]]]
     async for page in _pages(connection, _OF_SHARE.format(share=share.condition), types):
         seen = max(seen, page[-1]["seq"])
         yield seen, [row["body"] for row in page]
 
 
+async def _judge(connection: Connection, share: Share, tenants: Set[UUID], mine: dict[UUID, bool]) -> None:
+    """Say of these tenants whether they are of the share, as the server says it."""
+    if tenants:
+        query = f"SELECT tenant_id, {share.condition} AS mine FROM unnest($1::uuid[]) AS one (tenant_id)"
+        mine.update((row["tenant_id"], row["mine"]) for row in await connection.fetch(query, list(tenants)))
+
+
+def archived_of(archive: Archive, owners: Collection[tuple[UUID, UUID | None]]) -> Iterator[Sequence[str]]:
+    """Pages of bodies from the archive, of users or of whole tenants."""
+    wanted = Wanted(("tenant_id", "user_id", "body"), tenants=frozenset(tenant for tenant, _ in owners))
+    for rows in reading.pages(archive, wanted) if owners else ():
+        yield [
+            row["body"]
+            for row in rows
+            if (row["tenant_id"], row["user_id"]) in owners or (row["tenant_id"], None) in owners
+        ]
+
+
 async def of_owner(connection: Connection, tenant_id: UUID, user_id: UUID | None) -> AsyncIterator[Sequence[str]]:
-    """Pages of bodies, of a user or of a whole tenant."""
+    """Pages of bodies, of a user or of a whole tenant; those in the archive, of many owners at once: `archived_of`."""
     async for page in _pages(connection, _OF_OWNER, tenant_id, user_id):
         yield [row["body"] for row in page]
 

@@ -106,8 +106,13 @@ class SameRows:
         """What is wrong, when there are no more events."""
         await self._rest()
         await self._rest()
-        for owner, keys in self._unequal().items():
-            await self._fold_again(*owner, keys)
+        unequal = self._unequal()
+        keys = set().union(*unequal.values())
+        archived: Tables = {}
+        for page in event_pages.archived_of(self._share.archive, unequal.keys()):
+            fold(self._patches(page, keys), archived)
+        for owner, keys in unequal.items():
+            await self._fold_again(*owner, keys, archived)
         for name in self._tables:
             count = f"SELECT count(*) FROM {name} WHERE {self._share.condition} AND {self._which}"
             rows = await self._connection.fetchval(count)
@@ -131,16 +136,24 @@ class SameRows:
             found.setdefault((row["tenant_id"], row.get("user_id")), set()).add((name, key))
         return found
 
-    async def _fold_again(self, tenant_id: UUID, user_id: UUID | None, keys: set[tuple[str, Key]]) -> None:
-        """Some rows of an owner, from all of their events."""
-        tables: Tables = fold(self._only(keys, self._orders))
+    async def _fold_again(
+        self, tenant_id: UUID, user_id: UUID | None, keys: set[tuple[str, Key]], archived: Tables
+    ) -> None:
+        """Some rows of an owner, from all of their events; those in the archive are folded."""
+        tables: Tables = {}
+        for name, key in keys:
+            if (row := archived.get(name, {}).get(key)) is not None:
+                tables.setdefault(name, {})[key] = row
+        fold(self._only(keys, self._orders), tables)
         async for page in event_pages.of_owner(self._connection, tenant_id, user_id):
-            events = map(EVENTS.decode, page)
-            fold(self._only(keys, (patch for event in events for patch in self._project(event))), tables)
+            fold(self._patches(page, keys), tables)
         for name, rows in tables.items():
             for _, subject, problem in await self._compared(name, rows):
                 self._found.append((f"{name} {subject}", problem))
                 self._there[name] += problem != NO_ROW
+
+    def _patches(self, page: Sequence[str], keys: set[tuple[str, Key]]) -> Iterator[Patch]:
+        return self._only(keys, (patch for body in page for patch in self._project(EVENTS.decode(body))))
 
     def _only(self, keys: set[tuple[str, Key]], patches: Iterable[Patch]) -> Iterator[Patch]:
         return (patch for patch in patches if (patch.table.name, patch.table.key_of(patch.row)) in keys)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-from services.ledger import event_pages, reservation_sums, rollups, same_rows
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from services.ledger import event_pages, joined, reservation_sums, rollups, same_rows
+from services.ledger.archive.record import Archive, find, problems
 from services.ledger.event_pages import Share
 from services.ledger.processes import WORTH_A_PROCESS, Progress, Tell, shared
 from services.ledger.projections import balances
@@ -28,6 +32,9 @@ TIMEOUT_S = 24 * 3600.0
 MAX_EXAMPLES = 5
 
 
+Search = Callable[[Connection, Archive], Awaitable[list[Found]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """A name, what it claims of sound books, and the search for what contradicts it: in the tables (`find`), or by
@@ -35,7 +42,7 @@ class Check:
 
     name: str
     claim: str
-    find: Callable[[Connection], Awaitable[list[Found]]] | None = None
+    find: Search | None = None
     read: Callable[[Connection, Share], Awaitable[EventReader]] | None = None
     types: tuple[str, ...] | None = None
 
@@ -62,30 +69,49 @@ class VerifyReport:
 
 
 async def verify(
-    database_url: str, checks: Sequence[Check] | None = None, progress: Progress | None = None
+    database_url: str,
+    checks: Sequence[Check] | None = None,
+    progress: Progress | None = None,
+    *,
+    archive: Path | None = None,
+    keys: Mapping[str, Ed25519PublicKey] | None = None,
 ) -> VerifyReport:
     """Make the checks (default: `CHECKS`) on one snapshot of the books. The URL is the ledger's, or the owner's.
 
-    Raises UndecodableEvent, the driver's errors.
+    `archive`: the folder of archived events, where there are some; `keys`: the public keys that their seals are held
+    against, by their ids. Where a file is not what it was, that is found, and the other checks are not made.
+    Raises ArchiveProblem, UndecodableEvent, the driver's errors.
     """
     wanted = CHECKS if checks is None else checks
     async with snapshot(database_url, timeout_s=TIMEOUT_S) as connection:
+        files = await find(connection, archive)
+        broken = [(one.file, problem) for one, problem in problems(files, keys)]
+        if broken:
+            return VerifyReport({FILES.name: len(broken)}, [Finding(FILES.name, *one) for one in broken])
         exported = await export(connection)
-        found = await _read(database_url, exported, connection, [one for one in wanted if one.read], progress)
-        found |= await _ask_all(database_url, exported, [one for one in wanted if one.find])
+        reading = [one for one in wanted if one.read]
+        found = await _read(database_url, exported, connection, reading, progress, files)
+        found |= await _ask_all(database_url, exported, [one for one in wanted if one.find], files)
+    if files.files:
+        found, wanted = {**found, FILES.name: []}, (FILES, *wanted)
     examples = [Finding(one.name, *each) for one in wanted for each in found[one.name][:MAX_EXAMPLES]]
     return VerifyReport({one.name: len(found[one.name]) for one in wanted}, examples)
 
 
 async def _read(
-    database_url: str, exported: str, connection: Connection, checks: Sequence[Check], progress: Progress | None
+    database_url: str,
+    exported: str,
+    connection: Connection,
+    checks: Sequence[Check],
+    progress: Progress | None,
+    archive: Archive,
 ) -> dict[str, list[Found]]:
     """What the checks find that read events, in one reading."""
     if not checks:
         return {}
     events = await connection.fetchval("SELECT coalesce(sum(length + unchained), 0)::bigint FROM event_chains")
     readers = (os.cpu_count() or 1) if events >= WORTH_A_PROCESS else 1
-    pieces = [Share(number, readers) for number in range(readers)]
+    pieces = [Share(number, readers, archive) for number in range(readers)]
     work = partial(_read_share, database_url, exported, [one.name for one in checks])
     parts = await shared(work, pieces, events * readers, progress)
     return {one.name: [each for part in parts for each in part[one.name]] for one in checks}
@@ -109,22 +135,31 @@ async def _read_share(
         return {name: await reader.finish() for name, reader in readers.items()}
 
 
-async def _ask_all(database_url: str, exported: str, checks: Sequence[Check]) -> dict[str, list[Found]]:
+async def _ask_all(
+    database_url: str, exported: str, checks: Sequence[Check], archive: Archive
+) -> dict[str, list[Found]]:
     """What the checks find that ask the tables: as many at a time as there are processors."""
     many = os.cpu_count() or 1
     columns = [checks[first::many] for first in range(many)]
 
     async def ask(some: Sequence[Check]) -> dict[str, list[Found]]:
         async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
-            return {one.name: await one.find(connection) for one in some if one.find}
+            return {one.name: await one.find(connection, archive) for one in some if one.find}
 
     return {
         name: found for part in await asyncio.gather(*map(ask, filter(None, columns))) for name, found in part.items()
     }
 
 
-async def _ask(sql: str, connection: Connection) -> list[Found]:
-    return [(str(row[0]), str(row[1])) for row in await connection.fetch(sql)]
+def _sql(question: str) -> Search:
+    async def find(connection: Connection, _: Archive) -> list[Found]:
+        return await joined.ask(connection, question)
+
+    return find
+
+
+async def _rollups(connection: Connection, _: Archive) -> list[Found]:
+    return await rollups.differences(connection)
 
 
 class CapsHeld:
@@ -162,22 +197,6 @@ async def _balances(connection: Connection, share: Share) -> EventReader:
     return SameRows(connection, share, tables, balances.project, which="balance_version IS NOT NULL")
 
 
-_ONE_END = """
-SELECT subject, count(*) || ' ends: ' || string_agg(type, ', ' ORDER BY seq) FROM events
-WHERE type IN ('task.succeeded', 'task.blocked', 'task.failed')
-GROUP BY tenant_id, subject HAVING count(*) > 1
-"""
-# Only attempts up to where the decisions are in the books: those of another stream may be ahead for a moment.
-_ALLOWED_BEFORE = """
-SELECT a.subject, 'attempt ' || a.id || ' has no earlier allow' FROM events AS a
-JOIN checkpoints AS c ON c.stream = replace(a.stream, ':outcomes', ':decisions')
-  AND split_part(a.entry_id, '-', 1)::bigint <= split_part(c.entry_id, '-', 1)::bigint
-WHERE a.type = 'attempt.started' AND NOT EXISTS (
-  SELECT FROM events AS d
-  WHERE d.id = substring(a.body FROM '"decision_id":"([0-9a-f-]{36})"')::uuid
-    AND d.type = 'task.allowed' AND d.subject = a.subject
-    AND split_part(d.entry_id, '-', 1)::bigint <= split_part(a.entry_id, '-', 1)::bigint)
-"""
 _COST = """
 SELECT concat_ws(' ', tenant_id, user_id, month),
   format('cost of %s cents, %s spent', trim_scale(c.total_cost_cents), coalesce(b.spent_cents, 0))
@@ -186,8 +205,8 @@ WHERE coalesce(c.total_cost_cents, 0) <> coalesce(b.spent_cents, 0)
 """
 
 CHECKS = (
-    Check("one_end", "No task ends twice.", partial(_ask, _ONE_END)),
-    Check("allowed_before_attempt", "Each attempt has an allow from before it.", partial(_ask, _ALLOWED_BEFORE)),
+    Check("one_end", "No task ends twice.", joined.one_end),
+    Check("allowed_before_attempt", "Each attempt has an allow from before it.", joined.allowed_before),
     Check("caps_held", "No allow reserved more than a cap left.", read=_caps_held, types=(TaskAllowed.event_type,)),
     Check(
         "balances_are_the_fold",
@@ -198,12 +217,15 @@ CHECKS = (
     Check(
         "reserved_is_held",
         "Reserved is the sum of live and held reservations.",
-        partial(_ask, reservation_sums.reserved()),
+        _sql(reservation_sums.reserved()),
     ),
-    Check("spent_is_settled", "Spent is the sum of what was settled.", partial(_ask, reservation_sums.spent())),
-    Check("cost_is_spent", "The monthly cost is what was spent.", partial(_ask, _COST)),
-    Check("rollups_are_the_calls", "The dashboards' rollups are the sums of the calls.", rollups.differences),
+    Check("spent_is_settled", "Spent is the sum of what was settled.", _sql(reservation_sums.spent())),
+    Check("cost_is_spent", "The monthly cost is what was spent.", _sql(_COST)),
+    Check("rollups_are_the_calls", "The dashboards' rollups are the sums of the calls.", _rollups),
 )
+
+FILES = Check("archive_is_whole", "Each file of the archive is as it was recorded.")
+"""Made where there is an archive."""
 
 SAME_ROWS = Check("tables_are_the_fold", "Every row of every table is what the events give.", read=same_rows.every_row)
 """Reads all events: made with the history."""

@@ -16,10 +16,10 @@ from services.ledger.erasure import rewrap
 from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
 from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
-from services.ledger.verify import CHECKS, SAME_ROWS, VerifyReport, verify
+from services.ledger.verify import CHECKS, FILES, SAME_ROWS, VerifyReport, verify
 from shared.garbage import collect_less
 from skeldir.cli.archive import archive_
-from skeldir.cli.books import as_owner, progress, run
+from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, progress, run
 from skeldir.cli.context import CommandError, Json, find_running, load_settings, out, print_json
 from skeldir.cli.master_key import master_keys
 from skeldir.private_file import write_private
@@ -59,20 +59,21 @@ def verify_(
         Path | None,
         typer.Option(help="Keeps in this file how far the chains were checked; another run goes on from there."),
     ] = None,
+    archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
     """Check that the books balance. Exit 1 where they do not."""
     collect_less()
     checks = (*CHECKS, SAME_ROWS) if history else CHECKS
+    keys, folder = _public_keys(public_key), archive_dir(archive)
     with progress() as told:
-        report = run(verify(as_owner(), checks, told))
+        report = run(verify(as_owner(), checks, told, archive=folder, keys=keys))
     checked: HistoryReport | None = None
     chained: ChainReport | None = None
     if chain:
-        keys = _public_keys(public_key)
         with progress() as told:
-            chained = run(verify_chains(as_owner(), keys, told, resume=resume))
-    if history:
+            chained = run(verify_chains(as_owner(), keys, told, resume=resume, archive=folder))
+    if history and not report.checks.get(FILES.name):
         stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
         bounds = Bounds(whole=not partial, stop_ms=stop_ms, pending_ms=int(pending_minutes * 60_000))
         with progress() as told:
@@ -152,7 +153,7 @@ def _print_chains(chain: ChainReport) -> None:
 
 def _print(report: VerifyReport, history: HistoryReport | None) -> None:
     table = Table("check", "claim", "findings")
-    for check in (*CHECKS, SAME_ROWS):
+    for check in (FILES, *CHECKS, SAME_ROWS):
         if check.name in report.checks:
             table.add_row(check.name, check.claim, str(report.checks[check.name]))
     for name, claim in names().items() if history is not None else ():
@@ -160,6 +161,8 @@ def _print(report: VerifyReport, history: HistoryReport | None) -> None:
     out.print(table)
     for one in report.findings:
         out.print(f"{one.check}: {one.subject}: {one.problem}", soft_wrap=True, markup=False)
+    if report.checks.get(FILES.name):
+        out.print("the archive is not whole: what needs its events was not checked")
     if history is None:
         return
     for found in history.findings:

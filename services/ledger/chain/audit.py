@@ -22,6 +22,7 @@ import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from services.ledger import months
+from services.ledger.archive.record import Archive, find
 from services.ledger.chain import bookmark, heads
 from services.ledger.chain.bookmark import MAX_FINDINGS, Bookmark
 from services.ledger.chain.link import start
@@ -29,7 +30,7 @@ from services.ledger.chain.seal import public_pem
 from services.ledger.chain.share import Found, News, Share, Walked, walk
 from services.ledger.chain.strand import End, Mark
 from services.ledger.chain.walk import Broken, Place
-from services.ledger.sessions import Connection, write_as_ledger
+from services.ledger.sessions import Connection, keep_events, write_as_ledger
 from shared.garbage import collect_less
 
 TIMEOUT_S = 24 * 3600.0
@@ -91,16 +92,19 @@ async def verify_chains(
     *,
     only: int | None = None,
     resume: Path | None = None,
+    archive: Path | None = None,
 ) -> ChainReport:
     """Check every chain (or `only` one). `keys`: public keys by their ids. The URL is the ledger's, or the owner's.
 
     `resume`: a file that keeps how far it is, from which another run goes on; at the end it is removed.
-    Raises UnusableBookmark, the driver's errors, OSError.
+    `archive`: the folder of archived events, where there are some.
+    Raises UnusableBookmark, ArchiveProblem, the driver's errors, OSError.
     """
     began = time.perf_counter()
     async with _snapshot(database_url, is_complete=resume is not None) as connection:
         kept = Bookmark("") if resume is None else bookmark.read(resume, await connection.fetchval(_BOOKS))
-        whole = await _whole(database_url, connection, keys, kept, only)
+        files = await find(connection, archive)
+        whole = await _whole(database_url, connection, keys, kept, only, files)
         report = ChainReport(broken=kept.broken, resumed=sum(mark.rows for mark in kept.marks.values()))
         found = list(kept.findings)
         follower = _Follower(kept, resume, report.resumed, report.resumed + sum(map(whole.left, whole.ends)), progress)
@@ -128,6 +132,7 @@ async def _snapshot(database_url: str, *, is_complete: bool) -> AsyncIterator[Co
             transaction = connection.transaction(isolation="repeatable_read", readonly=True)
             await transaction.start()
             await write_as_ledger(connection)
+            await keep_events(connection)
             await connection.fetchval("SELECT count(*) FROM checkpoints")
         yield connection
     finally:
@@ -135,7 +140,12 @@ async def _snapshot(database_url: str, *, is_complete: bool) -> AsyncIterator[Co
 
 
 async def _whole(
-    database_url: str, connection: Connection, keys: Mapping[str, Ed25519PublicKey], kept: Bookmark, only: int | None
+    database_url: str,
+    connection: Connection,
+    keys: Mapping[str, Ed25519PublicKey],
+    kept: Bookmark,
+    only: int | None,
+    archive: Archive,
 ) -> Share:
     """All that there is to walk."""
     rows = await connection.fetch("SELECT * FROM event_chains WHERE $1::int IS NULL OR chain = $1", only)
@@ -152,6 +162,7 @@ async def _whole(
         () if only is None else None,
         dict(kept.marks),
         tuple(public_pem(key).encode() for key in keys.values()),
+        archive if only is None else archive.of([only]),
     )
 
 

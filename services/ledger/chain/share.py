@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
+from services.ledger.archive.reading import ByNumber
+from services.ledger.archive.record import NOTHING, Archive
 from services.ledger.chain.link import COLUMNS, chain_of
 from services.ledger.chain.order import WINDOW
 from services.ledger.chain.seal import Seal, from_pem, key_id
@@ -55,6 +57,7 @@ class Share:
     others: tuple[int, ...] | None
     marks: Mapping[int, Mark]
     keys: tuple[bytes, ...]
+    archive: Archive = NOTHING
 
     def left(self, chain: int) -> int:
         """How many rows of a chain are to walk, about."""
@@ -65,13 +68,14 @@ class Share:
         """Of these chains only."""
         ends = {chain: self.ends[chain] for chain in chains}
         marks = {chain: mark for chain, mark in self.marks.items() if chain in ends}
-        return replace(self, ends=ends, marks=marks, others=None)
+        return replace(self, ends=ends, marks=marks, others=None, archive=self.archive.of(chains))
 
     def without(self, chains: Collection[int]) -> Share:
         """Of all but these chains."""
         ends = {chain: end for chain, end in self.ends.items() if chain not in chains}
         marks = {chain: mark for chain, mark in self.marks.items() if chain not in chains}
-        return replace(self, ends=ends, marks=marks, others=tuple(chains))
+        archive = self.archive.of({one.chain for one in self.archive.files} - set(chains))
+        return replace(self, ends=ends, marks=marks, others=tuple(chains), archive=archive)
 
 
 class News(NamedTuple):
@@ -152,13 +156,18 @@ class _Walker:
         return self._walked
 
     async def _pages(self) -> AsyncIterator[tuple[int, list[Any]]]:
-        """Up to which number of the table, and the rows since the page before."""
+        """Up to which number of the table, and the rows since the page before; those of the archive among them."""
         after = min((mark.after for mark in self._share.marks.values()), default=0)
+        archived = ByNumber(self._share.archive, after)
         while after < self._share.upto:
             upto = min(after + PAGE, self._share.upto)
             rows = await self._connection.fetch(_PAGE, *self._mine(), after, upto)
-            yield upto, sorted(rows, key=itemgetter("seq"))
+            yield upto, sorted([*rows, *archived.upto(upto)], key=itemgetter("seq"))
             after = upto
+        if strays := archived.rest():
+            yield after, strays
+        for one, problem in archived.problems:
+            self._walked.note(one.chain, [Broken(f"archive {one.file}", problem)])
 
     async def _expect_seals(self, by_chain: Mapping[int, list[Any]]) -> None:
         """Those of the rows of a page; a number that is far ahead was tampered with."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pickle
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from itertools import count
 from pathlib import Path
@@ -11,19 +14,24 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import orjson
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy.exc
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.ledger import books, migrate
+from services.ledger import verify as verify_
 from services.ledger.archive import archiving
 from services.ledger.archive.archiving import MonthReport, archive, latest_before
-from services.ledger.archive.parquet import ParquetFile
+from services.ledger.archive.parquet import ParquetFile, Wanted, Writer
 from services.ledger.archive.record import ArchiveProblem
+from services.ledger.chain import audit, share
+from services.ledger.chain.audit import verify_chains
 from services.ledger.chain.seal import key_id
 from services.ledger.intake import Record
 from services.ledger.sessions import Busy, alone, snapshot
+from services.ledger.verify import CHECKS, FILES, SAME_ROWS, verify
 from services.policy.decide import Owner
 from shared.partitions import Partition
 from skeldir.embedded import EmbeddedPostgres
@@ -44,12 +52,11 @@ class Books:
         self.folder = folder
         self.ledger = ledger
         self.superuser = superuser
-        self.tenants: list[UUID] = []
 
     async def take_in(self, at: datetime, ops: Sequence[Op], partition: int = 0) -> History:
         """A history from that moment on, of a tenant of its own."""
-        self.tenants.append(uuid4())
-        owners = Owner(self.tenants[-1], uuid4()), Owner(self.tenants[-1], uuid4())
+        tenant = uuid4()
+        owners = Owner(tenant, uuid4()), Owner(tenant, uuid4())
         history = play(ops, owners, int(at.timestamp() * 1000))
         history.partition = Partition(partition)
         await self.commit([*history.records(), *history.control_records()])
@@ -77,25 +84,32 @@ class Books:
 
 
 @pytest.fixture(scope="module")
-def empty(postgres: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
+def filled(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database with March, in which a task has not ended and an attempt did nobody knows how; April; May."""
+
+    async def fill(url: Callable[[str], str]) -> None:
+        ledger = await asyncpg.connect(url("skeldir_ledger"))
+        found = Books(url, Path(), ledger, None)
+        await found.take_in(datetime(2025, 3, 10, tzinfo=UTC), FULL)
+        await found.take_in(datetime(2025, 3, 31, 23, 59, 59, 998000, tzinfo=UTC), ENDED, 1)
+        await found.take_in(datetime(2025, 4, 10, tzinfo=UTC), ENDED)
+        await found.take_in(datetime(2025, 5, 10, tzinfo=UTC), ENDED)
+        await ledger.close()
+
     with own_database(postgres, "archives") as url:
-        yield url
+        asyncio.run(fill(url))
+        yield "archives"
 
 
 NUMBERS = count()
 
 
 @pytest.fixture
-async def kept(postgres: EmbeddedPostgres, empty: Callable[[str], str], tmp_path: Path) -> AsyncIterator[Books]:
-    """March, with a task that has not ended, and an attempt that nobody knows the end of; April; May."""
-    with own_database(postgres, f"archives_{next(NUMBERS)}", like="archives") as url:
+async def kept(postgres: EmbeddedPostgres, filled: str, tmp_path: Path) -> AsyncIterator[Books]:
+    """Those books, for one test."""
+    with own_database(postgres, f"archives_{next(NUMBERS)}", like=filled) as url:
         ledger, superuser = await asyncpg.connect(url("skeldir_ledger")), await asyncpg.connect(url("postgres"))
-        found = Books(url, tmp_path / "archive", ledger, superuser)
-        await found.take_in(datetime(2025, 3, 10, tzinfo=UTC), FULL)
-        await found.take_in(datetime(2025, 3, 31, 23, 59, 59, 998000, tzinfo=UTC), ENDED, 1)
-        await found.take_in(datetime(2025, 4, 10, tzinfo=UTC), ENDED)
-        await found.take_in(datetime(2025, 5, 10, tzinfo=UTC), ENDED)
-        yield found
+        yield Books(url, tmp_path / "archive", ledger, superuser)
         await ledger.close()
         await superuser.close()
 
@@ -186,6 +200,21 @@ async def test_a_file_that_does_not_read_as_it_was_written_is_refused(
     assert (await kept.events(), await kept.recorded()) == (before, [])
 
 
+async def changed(kept: Books, which: Callable[[Any], bool], **columns: Any) -> dict[str, Any]:
+    """Another file in the place of one, with a row that is not what it was, or without it; that row, as it was."""
+    for path in sorted(kept.folder.glob("*.parquet")):
+        rows = [row for page in ParquetFile(path).pages(Wanted()) for row in page]
+        for number, row in enumerate(rows):
+            if which(row):
+                rows[number : number + 1] = [{**row, **columns}] if columns else []
+                path.unlink()
+                writer = Writer(path)
+                writer.add(rows)
+                writer.close()
+                return dict(row)
+    raise AssertionError("no such row")
+
+
 async def tamper(kept: Books, statement: str, *arguments: Any) -> None:
     async with kept.superuser.transaction():
         await kept.superuser.execute("SET LOCAL session_replication_role = replica")
@@ -273,3 +302,149 @@ async def test_the_release_before_does_not_take_over_what_it_cannot_read(kept: B
     with pytest.raises(sqlalchemy.exc.ProgrammingError, match="events are in archive files"):
         await asyncio.to_thread(migrate.downgrade, kept.url("skeldir_owner"), "0015")
     assert await kept.recorded()
+
+
+CHECKED = (*CHECKS, SAME_ROWS)
+
+
+async def findings(kept: Books, keys: Any = KEYS) -> list[str]:
+    """What `verify` says, of the books and of the chains."""
+    url, folder = kept.url("skeldir_owner"), kept.folder
+    report = await verify(url, CHECKED, archive=folder, keys=keys)
+    chains = await verify_chains(url, keys, archive=folder)
+    found = [(one.subject, one.problem) for one in report.findings] + [tuple(one) for one in chains.findings]
+    return [": ".join(one) for one in found]
+
+
+async def test_books_balance_with_their_archive(kept: Books) -> None:
+    assert await findings(kept) == []
+    before = await verify_chains(kept.url("skeldir_owner"), {})
+    await kept.archive(MAY, key=KEY)
+    assert await findings(kept) == []
+    report = await verify(kept.url("skeldir_owner"), CHECKED, archive=kept.folder)
+    assert report.checks == dict.fromkeys([FILES.name, *(check.name for check in CHECKED)], 0)
+    chains = await verify_chains(kept.url("skeldir_owner"), {}, archive=kept.folder)
+    assert (chains.rows, chains.chains) == (before.rows, before.chains)
+
+
+async def test_with_several_readers_too(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has a share of the tenants, or of the chains. What goes to another process is copied here, too."""
+    shares: list[Any] = []
+
+    async def one_by_one(work: Any, pieces: Sequence[Any], *_: Any) -> list[Any]:
+        shares.extend(pieces)
+        return [await work(pickle.loads(pickle.dumps(piece)), lambda _: None) for piece in pieces]
+
+    async def walks(pieces: Sequence[Any], follower: Any) -> list[Any]:
+        return await one_by_one(lambda piece, _: share.walk(piece, follower.take), pieces)
+
+    await kept.archive(MAY)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(verify_, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(verify_, "shared", one_by_one)
+    monkeypatch.setattr(audit, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(audit, "_in_processes", walks)
+    assert await findings(kept) == []
+    assert len(shares) == 3 + 3
+
+
+@pytest.mark.parametrize("work", [verify, verify_chains])
+async def test_without_its_archive_nothing_is_said_of_the_books(kept: Books, work: Any) -> None:
+    await kept.archive(MAY)
+    url = kept.url("skeldir_owner")
+    keys: Any = () if work is verify else ({},)
+    with pytest.raises(ArchiveProblem, match="events of 2025-03 to 2025-04 are in an archive: give its folder"):
+        await work(url, *keys)
+    with pytest.raises(ArchiveProblem, match=r"is no folder: .*elsewhere"):
+        await work(url, *keys, archive=kept.folder / "elsewhere")
+
+
+async def test_a_missing_file_is_named(kept: Books) -> None:
+    await kept.archive(MAY)
+    gone = next(iter(sorted(kept.folder.glob("*2025-03-0-*"))))
+    gone.unlink()
+    of_file, *of_chains = await findings(kept)
+    assert of_file.startswith(f"{gone.name}: is missing, with ") and of_file.endswith(" events of 2025-03")
+    assert any("partition 0 row" in one and "missing before" in one for one in of_chains)
+    assert any(one.startswith(f"archive {gone.name}: ") and "cannot be read" in one for one in of_chains)
+
+
+async def test_a_file_of_other_bytes_is_named(kept: Books) -> None:
+    await kept.archive(MAY)
+    torn = next(iter(sorted(kept.folder.glob("*2025-03-0-*"))))
+    torn.write_bytes(torn.read_bytes()[:-100])
+    of_file, *of_chains = await findings(kept)
+    assert of_file == f"{torn.name}: was changed: its SHA-256 is not the recorded one"
+    assert any(one.startswith(f"archive {torn.name}: ") for one in of_chains)
+
+
+async def test_a_changed_row_of_a_file_is_named_by_its_number(kept: Books) -> None:
+    await kept.archive(MAY)
+    row = await changed(kept, lambda row: row["type"] == "task.allowed", user_id=uuid4())
+    of_file, of_row = await findings(kept)
+    assert "was changed" in of_file
+    assert of_row.startswith(f"partition {row['partition']} row {row['chain_no']}: task.allowed {row['id']} ")
+
+
+async def test_a_row_that_was_taken_out_of_a_file_is_named(kept: Books) -> None:
+    await kept.archive(MAY)
+    row = await changed(kept, lambda row: row["chain_no"] == 5)
+    of_file, of_row = await findings(kept)
+    assert "was changed" in of_file
+    assert of_row.startswith(f"partition {row['partition']} row 5: row 5 is missing before ")
+
+
+async def test_a_row_at_another_number_of_the_table_is_in_its_place(kept: Books) -> None:
+    """That number is not hashed; by the file it is found all the same."""
+    await kept.archive(MAY)
+    await changed(kept, lambda row: row["chain_no"] == 5, seq=10**9)
+    (of_file,) = await findings(kept)
+    assert "was changed" in of_file
+
+
+async def test_a_record_is_sealed(kept: Books) -> None:
+    """Who writes another file and its record anew has no key to seal it by."""
+    await kept.archive(APRIL, key=KEY)
+    await tamper(kept, "UPDATE event_archives SET unencrypted = unencrypted + 1 WHERE chain = 0")
+    (found,) = await findings(kept)
+    assert "has a record that was changed: its seal is not that of its content" in found
+    assert await findings(kept, keys={}) == []
+
+
+async def test_ends_and_allows_are_held_against_each_other_across_the_archive(kept: Books) -> None:
+    """A second end that came late, and an attempt whose allow is gone, one in a file and the other in the table."""
+    history = await kept.take_in(datetime(2025, 4, 12, tzinfo=UTC), ENDED)
+    await kept.archive(MAY)
+    ends = [record for record in history.records() if record.type == "task.succeeded"]
+    await kept.commit([replace(ends[0], id=uuid4(), time=ends[0].time.replace(month=5))])
+    assert [one for one in await findings(kept) if one.startswith(f"{ends[0].subject}: 2 ends: ")] != []
+    attempts = [record for record in history.records() if record.type == "attempt.started"]
+    body = attempts[0].body.replace(str(orjson.loads(attempts[0].body)["data"]["decision_id"]), str(uuid4()))
+    again = replace(attempts[0], id=uuid4(), body=body, time=attempts[0].time.replace(month=5))
+    await kept.commit([again])
+    decisions, place = attempts[0].stream.replace("outcomes", "decisions"), attempts[0].entry_id
+    await books.commit(kept.ledger, {decisions: "0-0"}, {decisions: place})
+    found = await verify(kept.url("skeldir_owner"), archive=kept.folder)
+    assert [one.problem for one in found.findings if one.check == "allowed_before_attempt"] == [
+        f"attempt {again.id} has no earlier allow"
+    ]
+
+
+async def test_a_check_of_the_chains_goes_on_from_where_it_was(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    await kept.archive(MAY)
+    monkeypatch.setattr(share, "PAGE", 20)
+    url, file = kept.url("skeldir_owner"), kept.folder.parent / "bookmark"
+    whole = await verify_chains(url, {}, archive=kept.folder)
+    with monkeypatch.context() as patch:
+        taken = count()
+
+        def stops(follower: Any, news: Any, real: Any = audit._Follower.take) -> None:
+            real(follower, news)
+            if next(taken) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr(audit._Follower, "take", stops)
+        with pytest.raises(KeyboardInterrupt):
+            await verify_chains(url, {}, resume=file, archive=kept.folder)
+    report = await verify_chains(url, {}, resume=file, archive=kept.folder)
+    assert report.sound and report.resumed > 0 and report.rows == whole.rows
