@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 import structlog
 from redis.asyncio import Redis
@@ -67,6 +68,9 @@ def postgres(new_folder: NewFolder) -> Iterator[EmbeddedPostgres]:
     """A migrated database; tenants keep tests apart."""
     server = EmbeddedPostgres(new_folder())
     server.start()
+    with psycopg.connect(server.url("postgres"), autocommit=True) as admin:
+        admin.execute("ALTER SYSTEM SET fsync = off")  # nobody pulls this plug, and databases come and go
+        admin.execute("SELECT pg_reload_conf()")
     migrate.upgrade(server.url("skeldir_owner"))
     yield server
     server.stop()

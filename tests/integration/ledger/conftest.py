@@ -41,8 +41,7 @@ async def eventually(look: Callable[[], Awaitable[Any]], what: str) -> Any:
 
 @contextmanager
 def own_database(postgres: EmbeddedPostgres, name: str, like: str | None = None) -> Iterator[Callable[[str], str]]:
-    """A database of a test's own: its URL in a role. `like`: a copy of another one, to which nobody is connected; it stays
-    until its server goes, since a database that is dropped takes a second."""
+    """A database of a test's own: its URL in a role. `like`: a copy of another one, to which nobody is connected."""
 
     def url(role: str) -> str:
         return f"{postgres.url(role).rpartition('/')[0]}/{name}"
@@ -54,9 +53,8 @@ def own_database(postgres: EmbeddedPostgres, name: str, like: str | None = None)
             inside.execute(ROLES_SQL.read_text().encode())
         migrate.upgrade(url("skeldir_owner"))
     yield url
-    if like is None:
-        with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
-            admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+    with psycopg.connect(postgres.url("postgres"), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
 @pytest.fixture
