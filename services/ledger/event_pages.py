@@ -3,7 +3,7 @@ any order, unless it says so."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +14,9 @@ from msgspec import Struct
 from services.ledger.archive import reading
 from services.ledger.archive.parquet import Wanted
 from services.ledger.archive.record import NOTHING, Archive
+from services.ledger.months import months_of
 from services.ledger.sessions import Connection
+from shared.control_state import order_of
 
 PAGE = 2000
 SPAN = 100_000
@@ -44,7 +46,7 @@ FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS k (id, time, numbe
 JOIN events AS e ON e.id = k.id AND e.time = k.time ORDER BY k.number
 """
 _CAUSED_IN_ORDER = """
-SELECT partition, id, time, tenant_id, user_id, causation_id, type FROM events
+SELECT partition, entry_id, id, time, tenant_id, user_id, causation_id, type FROM events
 WHERE partition = ANY ($1) AND stream = ANY ($2) AND type = ANY ($3) AND time < $4
 ORDER BY partition, split_part(entry_id, '-', 1)::bigint, split_part(entry_id, '-', 2)::bigint
 """
@@ -52,6 +54,11 @@ ORDER BY partition, split_part(entry_id, '-', 1)::bigint, split_part(entry_id, '
 _BY_IDS = "SELECT id, body FROM events WHERE id = ANY ($1)"
 _NEAR = f"{_BY_IDS} AND time >= $2 AND time <= $3"
 _NEARNESS = timedelta(days=2)
+_CAUSED = ("partition", "entry_id", "id", "time", "tenant_id", "user_id", "causation_id", "type", "body")
+
+
+Archived = Iterator[tuple[tuple[int, tuple[int, int]], Any]]
+"""Rows of the archive, each behind its partition and its place in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +146,43 @@ async def of_owner(connection: Connection, tenant_id: UUID, user_id: UUID | None
         yield [row["body"] for row in page]
 
 
-async def in_order(connection: Connection, partitions: Sequence[int]) -> AsyncIterator[list[Any]]:
+async def in_order(
+    connection: Connection, partitions: Sequence[int], archive: Archive = NOTHING
+) -> AsyncIterator[list[Any]]:
     """Pages of `partition`, `stream`, `entry_id` and `body`: partition by partition, in the order of the log."""
-    async for keys in _pages(connection, _KEYS_IN_ORDER, partitions):
-        yield await connection.fetch(_BY_KEYS, [row["id"] for row in keys], [row["time"] for row in keys])
+
+    async def from_tables() -> AsyncIterator[list[Any]]:
+        async for keys in _pages(connection, _KEYS_IN_ORDER, partitions):
+            yield await connection.fetch(_BY_KEYS, [row["id"] for row in keys], [row["time"] for row in keys])
+
+    wanted = Wanted(("partition", "stream", "entry_id", "body"))
+    async for page in _merged(from_tables(), reading.in_log_order(archive, partitions, wanted)):
+        yield page
+
+
+async def _merged(tables: AsyncIterator[list[Any]], archived: Archived) -> AsyncIterator[list[Any]]:
+    """One order of both, which are each in it."""
+    head, found = next(archived, None), list[Any]()
+    async for page in tables:
+        if head is None:
+            yield page
+            continue
+        for row in page:
+            while head is not None and head[0] <= (row["partition"], order_of(row["entry_id"])):
+                found.append(head[1])
+                head = next(archived, None)
+                if len(found) == PAGE:
+                    yield found
+                    found = []
+            found.append(row)
+        yield found
+        found = []
+    while head is not None:
+        found.append(head[1])
+        head = next(archived, None)
+        if len(found) == PAGE or head is None:
+            yield found
+            found = []
 
 
 class Caused(Struct, frozen=True):
@@ -163,34 +203,51 @@ async def with_causes(
     streams: Mapping[int, str],
     until: datetime,
     wanted: Mapping[str, tuple[bool, bool]],
+    archive: Archive = NOTHING,
 ) -> AsyncIterator[list[Caused]]:
     """Pages of a stream of each partition, in the order of the log.
 
     `wanted`: the types, and of each whether the body of such an event is wanted, and whether its cause's is.
     """
     arguments = (list(streams), list(streams.values()), list(wanted), until)
-    async for rows in _pages(connection, _CAUSED_IN_ORDER, *arguments):
-        ids: set[UUID | None] = set()
-        for _, event_id, _, _, _, cause_id, event_type in rows:
-            itself, its_cause = wanted[event_type]
+    of_files = Wanted(_CAUSED, types=frozenset(wanted), streams=frozenset(streams.values()))
+    archived = (one for one in reading.in_log_order(archive, streams, of_files) if one[1]["time"] < until)
+    async for rows in _merged(_pages(connection, _CAUSED_IN_ORDER, *arguments), archived):
+        ids: set[UUID] = set()
+        known: dict[UUID, str] = {}
+        for row in rows:
+            itself, its_cause = wanted[row["type"]]
             if itself:
-                ids.add(event_id)
-            if its_cause:
-                ids.add(cause_id)
-        body = (await _bodies(connection, ids - {None}, [row["time"] for row in rows])).get
-        page = []
-        for partition, event_id, time, tenant_id, user_id, cause_id, event_type in rows:
-            itself, its_cause = wanted[event_type]
-            said, cause = body(event_id) if itself else None, body(cause_id) if its_cause else None
-            page.append(Caused(partition, event_type, time, tenant_id, user_id, cause_id, said, cause))
-        yield page
+                if (said := row.get("body")) is None:
+                    ids.add(row["id"])
+                else:
+                    known[row["id"]] = said
+            if its_cause and row["causation_id"] is not None:
+                ids.add(row["causation_id"])
+        known.update(await _bodies(connection, ids, [row["time"] for row in rows], archive.of(streams)))
+        yield [_caused(row, known, *wanted[row["type"]]) for row in rows]
 
 
-async def _bodies(connection: Connection, ids: Set[UUID | None], times: Sequence[datetime]) -> dict[UUID | None, str]:
-    near = await connection.fetch(_NEAR, list(ids), min(times) - _NEARNESS, max(times))
-    found: dict[UUID | None, str] = {row["id"]: row["body"] for row in near}
-    if missing := [one for one in ids if one not in found]:
-        found.update((row["id"], row["body"]) for row in await connection.fetch(_BY_IDS, missing))
+def _caused(row: Any, bodies: Mapping[UUID, str], itself: bool, its_cause: bool) -> Caused:
+    said = bodies.get(row["id"]) if itself else None
+    cause_id = row["causation_id"]
+    cause = bodies.get(cause_id) if its_cause and cause_id is not None else None
+    return Caused(row["partition"], row["type"], row["time"], row["tenant_id"], row["user_id"], cause_id, said, cause)
+
+
+async def _bodies(
+    connection: Connection, ids: Set[UUID], times: Sequence[datetime], archive: Archive
+) -> dict[UUID, str]:
+    """First where they are, as a rule; then everywhere."""
+    first, last = min(times) - _NEARNESS, max(times)
+    near = await connection.fetch(_NEAR, list(ids), first, last)
+    found: dict[UUID, str] = {row["id"]: row["body"] for row in near}
+    months = [one.month for one in archive.files if months_of([first])[0] <= one.month <= last.date()]
+    for where in (months, None):
+        if missing := ids - found.keys():
+            found |= reading.by_ids(archive, missing, where)
+        if where is not None and (missing := ids - found.keys()):
+            found.update((row["id"], row["body"]) for row in await connection.fetch(_BY_IDS, list(missing)))
     return found
 
 

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from services.ledger import beside, event_pages, rollups
+from services.ledger.archive.record import Archive, find_whole
 from services.ledger.event_pages import PAGE, spans
 from services.ledger.processes import Progress, shared
 from services.ledger.projections import TABLES
@@ -40,17 +42,18 @@ class RebuildReport:
     changed: Mapping[str, int]
 
 
-async def rebuild(database_url: str, progress: Progress | None = None) -> RebuildReport:
-    """Make every projection the fold of the events. The URL is the owner's.
+async def rebuild(database_url: str, progress: Progress | None = None, *, archive: Path | None = None) -> RebuildReport:
+    """Make every projection the fold of the events. The URL is the owner's. `archive`: the folder of archived events.
 
-    Raises Busy, UndecodableEvent, or the driver's errors; then the projections are as they were.
+    Raises Busy, ArchiveProblem, UndecodableEvent, or the driver's errors; then the projections are as they were.
     """
     async with _connected(database_url) as connection:
         await alone(connection)
         async with connection.transaction():
+            files = await find_whole(connection, archive)
             await beside.make(connection)
         await event_pages.prepare(connection)
-        work = _Rebuild(database_url, connection, progress)
+        work = _Rebuild(database_url, connection, files, progress)
         changed = await work.run()
         async with connection.transaction():
             await write_as_ledger(connection)
@@ -71,9 +74,10 @@ async def _connected(database_url: str) -> AsyncIterator[Connection]:
 class _Rebuild:
     """How far the tables beside are, and the steps in their order."""
 
-    def __init__(self, database_url: str, connection: Connection, progress: Progress | None) -> None:
+    def __init__(self, database_url: str, connection: Connection, archive: Archive, progress: Progress | None) -> None:
         self._database_url = database_url
         self._connection = connection
+        self._archive = archive
         self._progress = progress
         self._upto = self._folded = self._orders = 0
 
@@ -99,7 +103,7 @@ class _Rebuild:
         for _ in range(ROUNDS):
             async with self._connection.transaction():
                 end = await _hold_writers(self._connection)
-            pieces, gained = spans(self._upto, end), end - self._upto
+            pieces, gained = spans(self._upto, end, archive=self._archive), end - self._upto
             fold = partial(beside.fold_span, self._database_url)
             self._folded += sum(await shared(fold, pieces, gained, self._progress))
             self._upto = end
@@ -134,7 +138,7 @@ class _Rebuild:
         return {name: gone + written for name, (gone, written) in done.items()}
 
     async def _fold_rest(self, end: int) -> None:
-        self._folded += await beside.fold_rest(self._connection, spans(self._upto, end))
+        self._folded += await beside.fold_rest(self._connection, spans(self._upto, end, archive=self._archive))
         self._orders = await beside.fold_orders(self._connection)
         self._upto = end
 

@@ -30,11 +30,11 @@ app.command("archive")(archive_)
 
 
 @app.command("rebuild")
-def rebuild_(as_json: Json = False) -> None:
+def rebuild_(archive: ArchiveDir = None, as_json: Json = False) -> None:
     """Make the projections again from the events, beside those that are read; what differs is replaced at once."""
     collect_less()
     with progress() as told:
-        report = run(rebuild(as_owner(), told))
+        report = run(rebuild(as_owner(), told, archive=archive_dir(archive)))
     if as_json:
         print_json(asdict(report))
         return
@@ -77,7 +77,7 @@ def verify_(
         stop_ms = stop_bound_ms or load_settings().control_staleness_ms + CLOCK_MARGIN_MS
         bounds = Bounds(whole=not partial, stop_ms=stop_ms, pending_ms=int(pending_minutes * 60_000))
         with progress() as told:
-            checked = run(verify_history(as_owner(), bounds, told))
+            checked = run(verify_history(as_owner(), bounds, told, archive=folder))
     if as_json:
         print_json(_as_json(report, checked, chained))
     else:

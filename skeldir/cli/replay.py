@@ -8,17 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncpg
 import typer
 import yaml
-from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from shared.events.control import to_ms
-from shared.events.registry import UndecodableEvent
 from shared.money import to_cents
 from shared.settings import Settings
-from skeldir.cli.context import CommandError, Json, database_url, err, load_settings, out, print_json
+from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, progress, tell
+from skeldir.cli.context import CommandError, Json, load_settings, out, print_json
 from skeldir.cli.master_key import master_keys
 from skeldir.replay.reading import END_OF_TIME_MS, Question, ReplayReport
 from skeldir.replay.reading import replay as replay_
@@ -37,6 +35,7 @@ def replay(
     limits: Annotated[Path, typer.Option(help="YAML, JSON or TOML: `settings`, `limits`, `orders` (docs/replay.md).")],
     since: Annotated[str | None, typer.Option(help="The limits hold from then on: ISO 8601, UTC.")] = None,
     until: Annotated[str | None, typer.Option(help="Up to then.")] = None,
+    archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
     """Decide recorded traffic again under other limits: what would change, and what it would have cost."""
@@ -47,16 +46,11 @@ def replay(
         moment(since, "--since") or 0,
         moment(until, "--until") or END_OF_TIME_MS,
         master_keys(settings),
+        archive_dir(archive),
     )
-    url = database_url(settings, "admin_database_url")
-    try:
-        with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=err, transient=True) as bar:
-            task = bar.add_task("steps")
-            report = replay_(url, question, lambda done, total: bar.update(task, completed=done, total=total))
-    except UndecodableEvent as error:
-        raise CommandError(f"an event in the books cannot be read by this release: {error}") from error
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandError(f"the books cannot be read: {error}") from error
+    url = as_owner()
+    with progress("steps") as told:
+        report = tell(lambda: replay_(url, question, told))
     if as_json:
         print_json(_as_json(report))
     else:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
-import asyncpg
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from shared.events.envelope import at as time_of
 from shared.money import to_cents
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, uuid
+from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, run
+from skeldir.cli.context import Json, out, print_json, uuid
 from skeldir.cli.replay import moment
 from skeldir.past import Past, state_at
 
@@ -22,16 +21,13 @@ Row = dict[str, Any]
 def state(
     at: Annotated[str, typer.Option(help="When: ISO 8601, UTC.")],
     tenant: Annotated[str | None, typer.Option(help="One tenant's, and what is for everybody.")] = None,
+    archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
     """Limits, breakers and switches as policy saw them then."""
     at_ms = moment(at, "--at")
     assert at_ms is not None, "it is not optional"
-    url = database_url(load_settings(), "admin_database_url")
-    try:
-        found = asyncio.run(state_at(url, at_ms, uuid(tenant, "--tenant")))
-    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CommandError(f"the books cannot be read: {error}") from error
+    found = run(state_at(as_owner(), at_ms, uuid(tenant, "--tenant"), archive=archive_dir(archive)))
     rows = _rows(found)
     if as_json:
         print_json({"position": found.control.position, **rows})

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from uuid import UUID
 
 from services.ledger import event_pages
+from services.ledger.archive.record import Archive, find_whole
 from services.ledger.event_pages import Caused
 from services.ledger.processes import Progress, Tell, piles, shared
 from services.ledger.sessions import Connection, export, snapshot
@@ -49,6 +52,8 @@ class Question:
     until_ms: int = END_OF_TIME_MS
     masters: MasterKeys | None = None
     """By which prompts are read that the books have encrypted; without it they weigh what is left of them."""
+    archive: Path | None = None
+    """The folder of archived events."""
 
 
 @dataclass(slots=True)
@@ -62,8 +67,8 @@ class ReplayReport:
 
 
 def replay(database_url: str, question: Question, progress: Progress | None = None) -> ReplayReport:
-    """Decide the recorded traffic again. The URL is the ledger's, or the owner's. Raises UndecodableEvent, driver's
-    errors."""
+    """Decide the recorded traffic again. The URL is the ledger's, or the owner's. Raises ArchiveProblem,
+    UndecodableEvent, the driver's errors."""
     began = time.perf_counter()
     report = asyncio.run(_replay(database_url, question, progress))
     report.seconds = time.perf_counter() - began
@@ -75,9 +80,12 @@ async def _replay(database_url: str, question: Question, progress: Progress | No
     async with snapshot(database_url, timeout_s=TIMEOUT_S) as connection:
         orders = [(name, parse_control(body)) for name, body in await event_pages.of_control(connection)]
         rows = await connection.fetch(_SHARES, list(DECIDED), at(question.until_ms))
-        steps = {row["partition"]: row["steps"] for row in rows}
+        archive = await find_whole(connection, question.archive)
+        steps = Counter({row["partition"]: row["steps"] for row in rows})
+        for one in archive.files:
+            steps[one.chain] += one.rows // 2  # about
         in_order = sorted(orders, key=lambda one: order_of(one[0]))
-        work = partial(_replay_some, database_url, await export(connection), question, in_order)
+        work = partial(_replay_some, database_url, await export(connection), question, in_order, archive)
         pieces = piles(steps, WORTH_A_PROCESS)
         tallies = await shared(work, pieces, sum(steps.values()), progress)
     report = ReplayReport(partitions=len(steps), processes=len(pieces))
@@ -87,7 +95,13 @@ async def _replay(database_url: str, question: Question, progress: Progress | No
 
 
 async def _replay_some(
-    database_url: str, exported: str, question: Question, orders: Orders, partitions: Sequence[int], tell: Tell
+    database_url: str,
+    exported: str,
+    question: Question,
+    orders: Orders,
+    archive: Archive,
+    partitions: Sequence[int],
+    tell: Tell,
 ) -> Tally:
     """Some partitions, one after another."""
     tally = Tally()
@@ -96,7 +110,7 @@ async def _replay_some(
     async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
         await connection.execute("SET LOCAL work_mem = '128MB'")
         until = at(question.until_ms)
-        async for page in event_pages.with_causes(connection, streams, until, DECIDED):
+        async for page in event_pages.with_causes(connection, streams, until, DECIDED, archive):
             keys = await _keys(connection, question.masters, page)
             for event in page:
                 partition, one = at_once

@@ -17,6 +17,8 @@ from shared.control_state import order_of
 
 OPEN = 32
 """So many files are kept open for whoever comes back to them."""
+LOOKED_UP = 4
+"""And of so many the ids are kept at hand."""
 
 
 @lru_cache(maxsize=OPEN)
@@ -57,12 +59,17 @@ def _merged(archive: Archive, wanted: Wanted) -> Iterator[tuple[Place, Row]]:
             put(name, rows)
 
 
+@lru_cache(maxsize=LOOKED_UP)
+def _looked_up(path: Path) -> ParquetFile:
+    return ParquetFile(path)
+
+
 def by_ids(archive: Archive, ids: Collection[UUID], months: Collection[date] | None = None) -> dict[UUID, str]:
     """The bodies of the events with these ids, as far as they are there; in these months' files only."""
     found: dict[UUID, str] = {}
     for one in reversed(archive.files):
         if len(found) < len(ids) and (months is None or one.month in months):
-            rows = opened(archive.path(one)).by_ids(ids, ("id", "body"))
+            rows = _looked_up(archive.path(one)).by_ids(ids, ("id", "body"))
             found.update((row["id"], row["body"]) for row in rows)
     return found
 

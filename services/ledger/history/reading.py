@@ -7,12 +7,15 @@ Processes share the partitions.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from services.ledger import event_pages
+from services.ledger.archive.record import Archive, find
 from services.ledger.history.checker import PENDING_MS, STOP_BOUND_MS, HistoryChecker
 from services.ledger.history.entry import Entry, Finding, Stream
 from services.ledger.history.order import View
@@ -84,12 +87,20 @@ class HistoryReport:
         self.unjudged += run.checker.live.unjudged
 
 
-async def verify_history(database_url: str, bounds: Bounds, progress: Progress | None = None) -> HistoryReport:
-    """Check the whole history. The URL is the ledger's, or the owner's. Raises UndecodableEvent, driver's errors."""
+async def verify_history(
+    database_url: str, bounds: Bounds, progress: Progress | None = None, *, archive: Path | None = None
+) -> HistoryReport:
+    """Check the whole history. The URL is the ledger's, or the owner's. `archive`: the folder of archived events.
+
+    Raises ArchiveProblem, UndecodableEvent, the driver's errors.
+    """
     began = time.perf_counter()
     async with snapshot(database_url, timeout_s=TIMEOUT_S) as connection:
-        lengths = {row["partition"]: row["events"] for row in await connection.fetch(_LENGTHS)}
-        work = partial(_check, database_url, await export(connection), bounds)
+        files = await find(connection, archive)
+        lengths = Counter({row["partition"]: row["events"] for row in await connection.fetch(_LENGTHS)})
+        for one in files.files:
+            lengths[one.chain] += one.rows
+        work = partial(_check, database_url, await export(connection), bounds, files)
         pieces = [sorted(pile) for pile in piles(lengths, WORTH_A_PROCESS)]
         parts = await shared(work, pieces, sum(lengths.values()), progress)
     report = HistoryReport(checks=dict.fromkeys(names(), 0))
@@ -100,7 +111,7 @@ async def verify_history(database_url: str, bounds: Bounds, progress: Progress |
 
 
 async def _check(
-    database_url: str, exported: str, bounds: Bounds, partitions: Sequence[int], tell: Tell
+    database_url: str, exported: str, bounds: Bounds, archive: Archive, partitions: Sequence[int], tell: Tell
 ) -> HistoryReport:
     """Some partitions, one after another."""
     report = HistoryReport(checks=dict.fromkeys(names(), 0))
@@ -109,7 +120,7 @@ async def _check(
         checkpoints = {row["stream"]: row["entry_id"] for row in await connection.fetch("SELECT * FROM checkpoints")}
         before_ms = max((order_of(one)[0] for one in checkpoints.values()), default=0) - bounds.pending_ms
         run: _Run | None = None
-        async for page in event_pages.in_order(connection, partitions):
+        async for page in event_pages.in_order(connection, partitions, archive):
             for row in page:
                 if run is None or run.partition != row["partition"]:
                     if run is not None:

@@ -231,7 +231,7 @@ async def test_processes_fold_spans_side_by_side(
         await as_ledger.execute(f"UPDATE {table.name} SET {next(iter(table.latest))} = now()")
     await as_ledger.execute("UPDATE llm_api_calls SET latency_ms = latency_ms + 7")
     last = await as_superuser.fetchval("SELECT last_value FROM events_seq_seq")
-    monkeypatch.setattr(rebuilding, "spans", lambda after, upto: spans(after, upto, last // 3))
+    monkeypatch.setattr(rebuilding, "spans", lambda after, upto, archive: spans(after, upto, last // 3, archive))
     await rebuild(postgres.url("skeldir_owner"), lambda done, total: told.append((done, total)))
     assert (last, last) in told and len(told) >= 3
     assert await snapshot(as_ledger, bench.tenant) == before
