@@ -50,9 +50,8 @@ class Books:
         owners = Owner(tenant, uuid4()), Owner(tenant, uuid4())
         history = play(ops, owners, int(at.timestamp() * 1000))
         history.partition = Partition(partition)
-        history.entries = [
-            (of.replace("{skeldir:0}", f"{{skeldir:{partition}}}"), *rest) for of, *rest in history.entries
-        ]
+        tag = history.partition.tag
+        history.entries = [(of.replace("{skeldir:0}", tag), entry, event) for of, entry, event in history.entries]
         if by_stream:
             history.entries.sort(key=itemgetter(0))
         await self.commit([*history.records(), *history.control_records()])
