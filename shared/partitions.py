@@ -16,6 +16,8 @@ REPLIES = "skeldir:replies"
 # The hash tag of these is the control stream's whole name: one step may span them and the stream, on a cluster too.
 PROVIDER_BREAKERS = f"{{{CONTROL}}}:provider-breakers"
 """Hash: up to where each partition's outcomes are counted, and each model's window (by `["provider","model"]`)."""
+PARTITIONS = f"{{{CONTROL}}}:partitions"
+"""String: how many partitions the log has, and had before it grew (`shared/streams/partition_count.py`)."""
 PROVIDER_BREAKERS_LEASE = f"{{{CONTROL}}}:lease:provider-breakers"
 
 
@@ -88,6 +90,11 @@ class Partition:
     def ledger(self) -> str:
         """Hash stream name -> last entry id that is committed in Postgres; trimming stops there."""
         return f"{self.tag}:ledger"
+
+    @property
+    def fence(self) -> str:
+        """String: the number of partitions of which a gateway must know to append tasks here; or `closed`."""
+        return f"{self.tag}:fence"
 
     def account(self, tenant_id: UUID, user_id: UUID | None) -> str:
         """String: the budget and breaker state of a user, or of the whole tenant (`user_id` None)."""

@@ -51,7 +51,13 @@ class Settings(BaseSettings):
     policy_host: str = Field("127.0.0.1", description="Address of policy's health and metrics.")
     executor_host: str = Field("127.0.0.1", description="Address of the executor's health and metrics.")
     executor_port: int = Field(8083, ge=0, le=65535, description="Port of the executor's health and metrics.")
-    partitions: int = Field(4, ge=1, le=1024, description="Number of partitions. Fixed once the streams hold events.")
+    partitions: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Partitions of a new log. A log says itself how many it has: not set, that holds; another number "
+        "is refused.",
+    )
 
     monthly_cap_cents: float = Field(
         2500, ge=0, le=MAX_CENTS, description="Cents a user may spend in a calendar month (UTC)."

@@ -26,6 +26,7 @@ from services.ledger.continuity import Standing
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.streams.partition_count import WrongCount, look
 from shared.texts.master_key import new_master_key
 from skeldir import running
 from skeldir.configured import HalfConfigured, check_roles, require_database
@@ -170,7 +171,9 @@ class System:
         redis = connect(self._redis("admin"), client_name="skeldir-up")
         url = self._database("skeldir_ledger", self.settings.ledger_database_url)
         try:
-            standing = await how_it_stands(redis, url, self.settings.partitions)
+            standing = await how_it_stands(redis, url, await look(redis, self.settings))
+        except WrongCount as error:
+            raise UpFailed(str(error)) from error
         finally:
             await redis.aclose()
         if standing is Standing.LOST:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from redis.asyncio import Redis
-
 from services.gateway.recognition import Recognition
 from services.gateway.replies import ReplyWriter
 from shared.events.envelope import Envelope
@@ -14,23 +12,30 @@ from shared.events.results import TaskResult
 from shared.events.tasks import TaskSubmitted
 from shared.partitions import partition_for
 from shared.settings import Settings
-from shared.streams.connection import script
+from shared.streams.connection import LogClient, script
+from shared.streams.lease import Word
+from shared.streams.partition_count import open_fence
 from shared.streams.pipeline import ScriptPipeline
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What became of a submission; `result` where the task has ended already. `forgotten`: only the books know it."""
+    """What became of a submission; `result` where the task has ended already. `forgotten`: only the books know it.
 
-    status: Literal["accepted", "duplicate", "forgotten", "conflict", "full"]
+    `closed`: the partition takes no new task just now. `elsewhere`: the log has another number of partitions than this
+    gateway knows of.
+    """
+
+    status: Literal["accepted", "duplicate", "forgotten", "conflict", "full", "closed", "elsewhere"]
     result: TaskResult | None = None
 
 
 class Acceptor:
     """Accepts tasks into the log."""
 
-    def __init__(self, redis: Redis, recognition: Recognition, settings: Settings) -> None:
+    def __init__(self, redis: LogClient, recognition: Recognition, settings: Settings) -> None:
         self._recognition = recognition
+        self._redis = redis
         self._pipeline = ScriptPipeline(redis)
         self._accept = script(redis, "services.gateway", "accept")
         self._partitions = settings.partitions
@@ -50,24 +55,31 @@ class Acceptor:
         task = submitted.task
         known = await self._recognition.fingerprint(task.task_id) if named else None
         partition = partition_for(event.tenantid, self._partitions)
-        reply: list[bytes] = await self._pipeline.run(
-            self._accept,
-            [partition.task(task.task_id), partition.tasks, partition.decisions, partition.replies],
-            [
-                task.fingerprint,
-                str(event.tenantid),
-                str(event.userid),
-                task.request_id,
-                task.task_type.value,
-                event.correlationid or "",
-                int(event.time.timestamp() * 1000),
-                min(self._max_backlog, max_backlog or self._max_backlog),
-                event.type,
-                event.to_json(),
-                "known" if known is not None else "",
-                reply_to or "",
-            ],
-        )
+        keys = [
+            partition.task(task.task_id),
+            partition.tasks,
+            partition.decisions,
+            partition.replies,
+            partition.fence,
+        ]
+        words: list[Word] = [
+            task.fingerprint,
+            str(event.tenantid),
+            str(event.userid),
+            task.request_id,
+            task.task_type.value,
+            event.correlationid or "",
+            int(event.time.timestamp() * 1000),
+            min(self._max_backlog, max_backlog or self._max_backlog),
+            event.type,
+            event.to_json(),
+            "known" if known is not None else "",
+            reply_to or "",
+            self._partitions,
+        ]
+        reply: list[bytes] = await self._pipeline.run(self._accept, keys, words)
+        if reply == [b"elsewhere", b""] and await open_fence(self._redis, partition, self._partitions):
+            reply = await self._pipeline.run(self._accept, keys, words)
         match reply[0]:
             case b"accepted":
                 return Acceptance("accepted")
@@ -84,5 +96,9 @@ class Acceptor:
                 return Acceptance("forgotten")
             case b"full":
                 return Acceptance("full")
+            case b"closed":
+                return Acceptance("closed")
+            case b"elsewhere":
+                return Acceptance("elsewhere")
             case other:
                 raise AssertionError(f"accept.lua said {other!r}")

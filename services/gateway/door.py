@@ -32,6 +32,10 @@ from shared.events.results import TaskResult
 from shared.events.tasks import Operation
 from shared.settings import Settings
 
+TEMPORARY = {
+    "closed": "the number of partitions is being changed: no new task is taken for a moment",
+    "elsewhere": "the log has another number of partitions than this gateway started with: it has to start again",
+}
 # W3C Trace Context, version 00. A header of another form is not passed on.
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -218,6 +222,8 @@ class Door:
             raise Problem(409, "idempotency_conflict", "this request id was used with another body or by another user")
         if acceptance.status == "full":
             raise Problem(503, "log_full", "the log is full: the services are behind", retry_after_s=5)
+        if acceptance.status in TEMPORARY:
+            raise Problem(503, "partitions_change", TEMPORARY[acceptance.status], retry_after_s=1)
         return await self._remembered(event) if acceptance.status == "forgotten" else acceptance.result
 
     async def _remembered(self, event: Envelope) -> TaskResult | None:

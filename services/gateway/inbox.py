@@ -55,7 +55,7 @@ class Inbox:
         )
         status = accepted.status
         SUBMISSIONS.labels("inbox", status).inc()
-        if status == "full":
+        if status in ("full", "closed", "elsewhere"):
             raise NotNow  # the inbox itself is the queue: what is not taken stays in it
         if status == "conflict":
             raise Unacceptable("idempotency_conflict: the request id belongs to another body or user")

@@ -19,6 +19,7 @@ from rich.console import Console
 from shared.events.control import first_problem
 from shared.settings import Settings
 from shared.streams.connection import connect
+from shared.streams.partition_count import WrongCount
 from skeldir import running
 
 T = TypeVar("T")
@@ -80,7 +81,11 @@ def same_server(one: str, other: str) -> bool:
 
 
 def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:
-    """Run `work` with a connection to the log. Raises CommandError when the server cannot be reached."""
+    """Run `work` with a connection to the log. Raises CommandError when the server cannot be reached.
+
+    Not every order needs to know how many partitions there are, and a stop must not fail by it: who does need it asks
+    the log (`partition_count.look`).
+    """
     settings = load_settings()
     url = redis_url(settings)
 
@@ -88,6 +93,8 @@ def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:
         redis = connect(url, client_name=f"skeldir-cli-{getpass.getuser()}", min_replicas=settings.min_replicas)
         try:
             return await work(redis, settings)
+        except WrongCount as error:
+            raise CommandError(str(error)) from error
         except RedisError as error:
             raise CommandError(f"the log cannot be reached: {error}") from error
         finally:

@@ -22,6 +22,7 @@ from services.ledger.lag import lags
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.settings import Settings
 from shared.streams.connection import connect
+from shared.streams.partition_count import WrongCount, look, recorded
 from skeldir.cli.context import (
     CommandError,
     Json,
@@ -44,6 +45,7 @@ RUNBOOKS = "docs/runbooks/"
 SERVERS = "first-traffic.md#the-servers"
 ROLES = "first-traffic.md#the-roles"
 CAPACITY = "capacity.md"
+PARTITIONS = "capacity.md#more-partitions"
 UPGRADE = "upgrade.md"
 RESTORE = "restore.md"
 STALLED = "incidents.md#a-consumer-is-stalled"
@@ -90,7 +92,8 @@ async def _examine(settings: Settings) -> list[Finding]:
     except CommandError as error:
         return [judged("system", False, str(error), "start `skeldir up`", SERVERS)]
     try:
-        findings += await _log(redis, settings)
+        settings, said = await _count(redis, settings)
+        findings += [*await _log(redis, settings), said]
         findings += await _log_and_books(redis, settings)
     except (RedisError, OSError) as error:
         advice = "check SKELDIR_REDIS_URL and that the server runs"
@@ -101,6 +104,19 @@ async def _examine(settings: Settings) -> list[Finding]:
     if running is not None:
         findings += await _services(running)
     return findings
+
+
+async def _count(redis: Redis, settings: Settings) -> tuple[Settings, Finding]:
+    """The settings with the number of partitions that the log has, and what is to be said of it."""
+    try:
+        number = await look(redis, settings)
+    except WrongCount as error:
+        found = await recorded(redis)
+        number = settings.partitions if found is None else found.number
+        said = judged("partitions", False, str(error), "no service starts with it", PARTITIONS)
+    else:
+        said = Finding("partitions", True, str(number))
+    return settings.model_copy(update={"partitions": number}), said
 
 
 async def _log(redis: Redis, settings: Settings) -> list[Finding]:

@@ -16,6 +16,7 @@ from services.ledger.erasure import Erasure, erasure
 from shared.events.control import control_event_id
 from shared.partitions import partition_for
 from shared.settings import Settings
+from shared.streams.partition_count import look
 from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, uuid, with_redis
 from skeldir.cli.control import append
 from skeldir.erasing import Erased, erase_from_log
@@ -41,7 +42,8 @@ def erase(
         raise CommandError(f"ordered as {entry_id}, but the ledger did not take it in: see `skeldir doctor`")
 
     async def in_the_log(redis: Redis, settings: Settings) -> Erased:
-        return await erase_from_log(redis, partition_for(tenant_id, settings.partitions), tenant_id, user_id)
+        partition = partition_for(tenant_id, await look(redis, settings))
+        return await erase_from_log(redis, partition, tenant_id, user_id)
 
     removed = with_redis(in_the_log)
     if as_json:

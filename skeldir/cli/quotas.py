@@ -16,6 +16,7 @@ from shared.money import to_cents
 from shared.partitions import partition_for
 from shared.quotas import NO_QUOTAS, Quota, window_end_ms, window_start
 from shared.settings import Settings
+from shared.streams.partition_count import look
 from skeldir.cli.context import CommandError
 from skeldir.cli.control import control_state
 
@@ -25,7 +26,7 @@ NAMES = {unit: name for name, unit in UNITS.items()}
 
 async def seen(redis: Redis, settings: Settings, tenant_id: UUID, user_id: UUID | None) -> tuple[ControlState, Any]:
     """The orders, and the accounts of the tenant and of the user as policy last wrote them."""
-    partition = partition_for(tenant_id, settings.partitions)
+    partition = partition_for(tenant_id, await look(redis, settings))
     stored = [await redis.get(partition.account(tenant_id, one)) for one in (None, user_id)]
     return await control_state(redis, settings), (decode_account(stored[0]), decode_account(stored[1]))
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from shared.settings import Settings
 from shared.streams.connection import connect
+from shared.streams.partition_count import WrongCount, look
 from skeldir.cli.context import (
     CommandError,
     Json,
@@ -28,6 +29,7 @@ from skeldir.cli.context import (
 )
 from skeldir.restoring import gap, log
 from skeldir.restoring.accounts import Unbalanced
+from skeldir.restoring.count import NotNow
 from skeldir.restoring.survey import all_of
 
 T = TypeVar("T")
@@ -65,7 +67,11 @@ def gap_(
 ) -> None:
     """What neither the log nor the restored books have. With a reason: the books go on behind it, and say so."""
     accepted_by = None if reason is None else f"{actor()}: {reason}"
-    found = _run(lambda redis, url, settings: gap.gaps(redis, url, accepted_by, all_of(settings.partitions)))
+
+    async def gaps(redis: Redis, url: str, settings: Settings) -> list[gap.Gap]:
+        return await gap.gaps(redis, url, accepted_by, all_of(await look(redis, settings)))
+
+    found = _run(gaps)
     if as_json:
         print_json({"accepted": reason is not None, "gaps": [asdict(one) for one in found]})
         return
@@ -85,7 +91,7 @@ def _run(work: Work[T]) -> T:
         if settings.redis_url is None and find_running(settings) is None:
             return _on_embedded(settings, work)
         return asyncio.run(_on(redis_url(settings), database_url(settings, "admin_database_url"), settings, work))
-    except (log.NotNow, Unbalanced) as error:
+    except (NotNow, Unbalanced, WrongCount) as error:
         raise CommandError(str(error)) from error
     except RedisError as error:
         raise CommandError(f"the log cannot be reached: {error}") from error

@@ -5,22 +5,34 @@ from __future__ import annotations
 import asyncio
 import importlib
 import signal
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import structlog
 import typer
 import uvloop
+from redis.exceptions import NoPermissionError, RedisError
 from rich.panel import Panel
 from rich.table import Table
 
 from shared.logs import configure_logs
 from shared.settings import Settings
+from shared.streams.connection import connect, passes
+from shared.streams.partition_count import WrongCount, settle
 from skeldir.cli.context import CommandError, load_settings, out
 from skeldir.running import Running
 
 if TYPE_CHECKING:
     from skeldir.up import System
+
+
+# A service that starts waits so long for the log; then it ends, and whoever supervises it starts it again.
+LOG_S = 60.0
+LOOK_S = 0.5
+
+log = structlog.get_logger(__name__)
 
 
 class Service(StrEnum):
@@ -103,4 +115,26 @@ def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> Non
 async def _serve(service: Service, settings: Settings) -> None:
     # Imported here: a service loads no other's code.
     module = importlib.import_module(f"services.{service.value}.main")
-    await module.serve(settings)
+    number = await _partitions(service, settings)
+    await module.serve(settings.model_copy(update={"partitions": number}))
+
+
+async def _partitions(service: Service, settings: Settings) -> int:
+    """How many the log has; it is waited for. Raises CommandError."""
+    assert settings.redis_url is not None, "checked before"
+    redis = connect(settings.redis_url, client_name=f"{service.value}-starts", min_replicas=settings.min_replicas)
+    deadline = time.monotonic() + LOG_S
+    try:
+        while True:
+            try:
+                return await settle(redis, settings)
+            except WrongCount as error:
+                raise CommandError(str(error)) from error
+            except (RedisError, OSError) as error:
+                if not passes(error) or time.monotonic() > deadline:
+                    acl = "; load deploy/redis/users.acl again" if isinstance(error, NoPermissionError) else ""
+                    raise CommandError(f"the log does not say how many partitions it has: {error}{acl}") from error
+                log.warning("waits for the log", error=str(error))
+                await asyncio.sleep(LOOK_S)
+    finally:
+        await redis.aclose()

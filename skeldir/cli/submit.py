@@ -18,6 +18,7 @@ from shared.events.results import TaskResult
 from shared.events.tasks import task_id_of
 from shared.partitions import INBOX, partition_for
 from shared.settings import Settings
+from shared.streams.partition_count import look
 from skeldir.cli.context import (
     CommandError,
     Json,
@@ -101,8 +102,7 @@ def _by_inbox(task: dict[str, Any], tenant: str | None, wait: float) -> dict[str
 async def _await_result(
     redis: Redis, settings: Settings, tenant_id: UUID, task_id: UUID, wait: float
 ) -> TaskResult | None:
-
-    record = partition_for(tenant_id, settings.partitions).task(task_id)
+    record = partition_for(tenant_id, await look(redis, settings)).task(task_id)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     while loop.time() < deadline:

@@ -14,9 +14,10 @@ from rich.text import Text
 
 from shared.events.control import entry_ms
 from shared.events.envelope import at
-from shared.partitions import CONTROL, Partition, partition_for
+from shared.partitions import CONTROL, Partition, partition_of
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
+from shared.streams.partition_count import look
 from shared.streams.read import Entry, WideReader
 from skeldir.cli import event_line
 from skeldir.cli.context import Json, err, out, print_json, uuid, with_redis
@@ -48,7 +49,8 @@ def tail(
     tenant_id = uuid(tenant, "--tenant")
 
     async def follow(redis: Redis, settings: Settings) -> None:
-        numbers = [partition_for(tenant_id, settings.partitions).number] if tenant_id else range(settings.partitions)
+        partitions = await look(redis, settings)
+        numbers = [partition_of(tenant_id, partitions)] if tenant_id else range(partitions)
         streams = [stream for number in numbers for stream in _streams(Partition(number))] + [CONTROL]
         after = dict.fromkeys(streams, "0-0" if from_start else "$")
         if not from_start:

@@ -27,16 +27,13 @@ from shared.partitions import CONTROL, DEAD_LETTERS, Partition, partition_of
 from shared.settings import Settings
 from skeldir.restoring import reading
 from skeldir.restoring.accounts import TenantBooks, accounts
+from skeldir.restoring.count import NotNow, restore_count
 from skeldir.restoring.ends import Ended, end_of, still_to_settle
 from skeldir.restoring.survey import Survey, all_of, streams_of, survey
 
 TIMEOUT_S = 3600.0
 CHUNK = 500
 SERVICES = ("gateway-", "policy-", "executor-", "ledger-")
-
-
-class NotNow(Exception):
-    """The log cannot be restored as things are; the text says what to do."""
 
 
 @dataclass(slots=True)
@@ -61,14 +58,17 @@ class Report:
 async def restore(redis: Redis, database_url: str, settings: Settings, *, replace: bool = False) -> Report:
     """Fill what the log has lost; `replace`: also partitions whose end was lost, in place of what they have.
 
-    Redis as `admin`, the database as the ledger or the owner. Raises NotNow, Unbalanced, RedisError, driver's errors.
+    Redis as `admin`, the database as the ledger or the owner. Raises NotNow, WrongCount, Unbalanced, RedisError,
+    driver's errors.
     """
     await _nobody_works(redis)
     connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await write_as_ledger(connection)
-            found = await survey(redis, connection, all_of(settings.partitions))
+            number = await restore_count(redis, connection, settings)
+            settings = settings.model_copy(update={"partitions": number})
+            found = await survey(redis, connection, all_of(number))
             wanted = _wanted(found, replace)
             report = Report(orders=await _restore_orders(redis, connection))
             await _restore_letters(redis, connection)

@@ -14,6 +14,7 @@ from services.ledger.continuity import Standing, standings
 from services.ledger.sessions import Connection, write_as_ledger
 from shared.control_state import order_of
 from shared.partitions import CONTROL, Partition
+from skeldir.restoring.count import at_least
 
 TIMEOUT_S = 30.0
 
@@ -68,7 +69,9 @@ async def how_it_stands(redis: Redis, database_url: str, partitions: int) -> Sta
     try:
         async with connection.transaction(readonly=True):
             await write_as_ledger(connection)
-            return (await survey(redis, connection, all_of(partitions))).worst
+            # Of a lost log it is not known how many it had: more, where the books say so.
+            known = all_of(max(partitions, await at_least(connection)))
+            return (await survey(redis, connection, known)).worst
     finally:
         await connection.close()
 

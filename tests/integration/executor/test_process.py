@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 
 from services.executor.journal import GROUP
 from shared.events.outcomes import TaskFailed, TaskSucceeded
-from shared.partitions import Partition
+from shared.partitions import PARTITIONS, Partition
+from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
 from skeldir.embedded.process import free_port
 from tests.integration.executor.conftest import Bench, until
@@ -30,13 +31,16 @@ async def process(valkey: EmbeddedValkey, port: int, **changed: str) -> AsyncIte
         **changed,
     }
     command = [sys.executable, "-m", "skeldir", "serve", "executor"]
-    running = await asyncio.create_subprocess_exec(*command, env=environment)
-    try:
-        yield running
-    finally:
-        if running.returncode is None:
-            running.kill()
-        await running.wait()
+    async with connect(valkey.url("admin"), client_name="test") as admin:
+        await admin.set(PARTITIONS, "1")  # other tests have used other partitions of this log
+        running = await asyncio.create_subprocess_exec(*command, env=environment)
+        try:
+            yield running
+        finally:
+            if running.returncode is None:
+                running.kill()
+            await running.wait()
+            await admin.delete(PARTITIONS)
 
 
 async def status(port: int, path: str) -> int:

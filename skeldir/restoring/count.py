@@ -1,0 +1,49 @@
+"""How many partitions a log had that was lost: the books know some of it, and settings must not contradict them."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+
+from services.ledger.sessions import Connection
+from shared.partitions import PARTITIONS, Partition
+from shared.settings import Settings
+from shared.streams.partition_count import Count, agreed, count_of
+
+_HIGHEST = r"SELECT max(substring(stream FROM '^\{skeldir:([0-9]+)\}')::integer) FROM checkpoints"
+
+
+class NotNow(Exception):
+    """The log cannot be restored as things are; the text says what to do."""
+
+
+async def at_least(connection: Connection) -> int:
+    """No fewer partitions were there: so many the books have events of, or those before them."""
+    highest: int | None = await connection.fetchval(_HIGHEST)
+    return 0 if highest is None else highest + 1
+
+
+async def restore_count(redis: Redis, connection: Connection, settings: Settings) -> int:
+    """How many partitions the log had; it says so itself from here on. Raises NotNow, WrongCount, RedisError."""
+    known, least = await count_of(redis), await at_least(connection)
+    if known is not None and known.number >= least:
+        return agreed(known, settings)
+    if settings.partitions < least:
+        raise NotNow(
+            f"the books have events of {least} partitions: set SKELDIR_PARTITIONS to the number that the log had "
+            f"(it was no less)"
+        )
+    if known is not None:
+        await _nothing_came(redis, known.number)
+    await redis.set(PARTITIONS, Count(settings.partitions).encode())
+    await redis.delete(*(Partition(number).fence for number in range(settings.partitions)))
+    return settings.partitions
+
+
+async def _nothing_came(redis: Redis, started_with: int) -> None:
+    """Since services started on the empty log with another number: what they accepted is in the wrong places."""
+    for number in range(started_with):
+        if await redis.xlen(Partition(number).tasks):
+            raise NotNow(
+                f"services started on the empty log with {started_with} partitions, and accepted tasks: "
+                "empty the log again (FLUSHALL) and restore; who submitted them has to do so again"
+            )
