@@ -34,6 +34,7 @@ from shared.events.control import (
     to_ms,
 )
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
+from shared.events.partitions import PartitionsSet
 from shared.events.prices import Prices
 from shared.events.privacy import PrivacySet, TextsErased
 from shared.events.tasks import TaskRef
@@ -138,6 +139,8 @@ class ControlState:
     cache_epochs: dict[tuple[UUID, UUID | None], str] = field(default_factory=dict)
     """The last purge of a user's cache, or of a tenant's (`user_id` None): its place in the control stream."""
     acts: tuple[Act, ...] = ()
+    partitions: int = 0
+    """What the log is said to have grown to; 0: it never did."""
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
         """The kill switch that stops this task now, if one does."""
@@ -224,6 +227,8 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
         case WebhookRemoved():
             left = {name: hook for name, hook in state.webhooks.items() if name != event.webhook_id}
             return replace(state, webhooks=left)
+        case PartitionsSet():
+            return replace(state, partitions=event.number)
         case _:
             assert_never(event)
 

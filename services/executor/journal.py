@@ -16,8 +16,10 @@ from services.executor.execution import Record
 from shared.events.envelope import Envelope
 from shared.events.outcomes import DecisionExpired
 from shared.events.results import END_EVENTS, result_of
+from shared.partitions import partition_for
 from shared.settings import Settings
 from shared.streams.connection import passes, script
+from shared.streams.growing import Partitions
 from shared.streams.lease import Word
 from shared.streams.pipeline import ScriptPipeline
 
@@ -50,9 +52,10 @@ class Answered:
 class Journal:
     """One executor's writes to the log. They wait for a server that is away; how many wait is bounded by the room."""
 
-    def __init__(self, redis: Redis, executor: str, settings: Settings) -> None:
+    def __init__(self, redis: Redis, executor: str, settings: Settings, partitions: Partitions | None = None) -> None:
         self.pipeline = ScriptPipeline(redis)
         self._executor = executor
+        self._partitions = partitions
         self._begin = script(redis, "services.executor", "begin")
         self._finish = script(redis, "services.executor", "finish")
         self._result_ttl_ms = settings.result_ttl_seconds * 1000
@@ -141,10 +144,14 @@ class Journal:
 
     async def append(self, delivery: Delivery, event: Envelope) -> None:
         """Add an event about a task that has ended already. It may be there twice; its id tells."""
+        # Where its tenant is now: since the task ended the log may have grown.
+        partition = delivery.partition
+        if self._partitions is not None:
+            partition = partition_for(delivery.tenant_id, self._partitions.number)
 
         async def ask(again: bool) -> Any:
             return await self.pipeline.command(
-                "XADD", delivery.partition.outcomes, "*", "type", event.type, "data", event.to_json()
+                "XADD", partition.outcomes, "*", "type", event.type, "data", event.to_json()
             )
 
         await self._insist(ask)

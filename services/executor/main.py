@@ -21,37 +21,39 @@ from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 
 
 async def serve(settings: Settings) -> None:
     """Perform what policy allowed, until stopped."""
     name = f"executor-{os.getpid()}-{secrets.token_hex(4)}"
     assert settings.redis_url is not None, "the command line checks that"
-    redis = connect(
-        settings.redis_url,
-        client_name=name,
-        min_replicas=settings.min_replicas,
-        max_connections=4 * settings.partitions + 64,
-    )
+    redis = connect(settings.redis_url, client_name=name, min_replicas=settings.min_replicas)
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
     known = providers.by_name(settings)
     room = Room(settings.executor_concurrency)
-    journal = Journal(redis, name, settings)
+    partitions = Partitions(settings.partitions)
+    partitions.listen(control)
+    journal = Journal(redis, name, settings, partitions)
     attempts = Attempts(name, journal, control, clock, known, settings)
     performer = Performer(name, journal, attempts, control, clock, settings)
-    workers = [
-        PartitionWorker(redis, Partition(number), name, performer, control, room, settings)
-        for number in range(settings.partitions)
-    ]
+    workers: dict[int, PartitionWorker] = {}
+
+    def worker_of(partition: Partition) -> PartitionWorker:
+        made = PartitionWorker(redis, partition, name, performer, control, room, settings)
+        return workers.setdefault(partition.number, made)
+
+    for one in partitions.all:
+        worker_of(one)
 
     def readiness() -> dict[str, str | None]:
-        checks = {f"partition {n}": worker.problem for n, worker in enumerate(workers)}
+        checks = {f"partition {n}": worker.problem for n, worker in workers.items()}
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
-    tasks: list[Worker] = [control.follow, partial(clock.follow, redis)]
-    tasks += [clock.first(worker.run) for worker in workers]
+    tasks: list[Worker] = [control.follow, partial(clock.follow, redis), partial(partitions.follow, redis)]
+    tasks.append(clock.first(partial(partitions.each, lambda partition: worker_of(partition).run())))
     try:
         await run("executor", app, settings.executor_host, settings.executor_port, tasks, settings)
     finally:

@@ -32,6 +32,9 @@ from shared.events.results import TaskResult
 from shared.events.tasks import Operation
 from shared.settings import Settings
 
+# So long a request waits while the number of partitions is being changed, before it is told to come again.
+PATIENCE_S = 10.0
+CHANGE = "partitions_change"
 TEMPORARY = {
     "closed": "the number of partitions is being changed: no new task is taken for a moment",
     "elsewhere": "the log has another number of partitions than this gateway started with: it has to start again",
@@ -77,12 +80,14 @@ class Door:
         history: History,
         clock: Clock,
         settings: Settings,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.keeper = keeper
         self.results = results
         self.listening = listening
         self.history = history
         self.settings = settings
+        self.patience_s = patience_s
         self._acceptor = acceptor
         self._capacity = capacity
         self._clock = clock
@@ -160,8 +165,7 @@ class Door:
                 task_id = UUID(event.subject)
                 future = await stack.enter_async_context(self.results.expect(task_id))
                 try:
-                    feed = await stack.enter_async_context(self.listening.listen(key.tenant_id, task_id))
-                    result = await self._accept(event, origin, task, _is_named(request, task))
+                    feed, result = await self._listen_and_accept(stack, event, origin, task, _is_named(request, task))
                     await feed.confirmed()
                 except (RedisError, OSError, TimeoutError) as error:
                     raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
@@ -170,6 +174,26 @@ class Door:
                 yield Listened(task_id, key.tenant_id, future, feed, result is not None)
         except TooManyWait as error:
             raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
+
+    async def _listen_and_accept(
+        self, stack: AsyncExitStack, event: Envelope, origin: str, task: TaskRequest, named: bool
+    ) -> tuple[Feed, TaskResult | None]:
+        """The task's pieces, heard from before it is accepted, in the partition in which it is."""
+        assert event.tenantid is not None
+        deadline = asyncio.get_running_loop().time() + self.patience_s
+        while True:
+            async with AsyncExitStack() as trial:
+                feed = await trial.enter_async_context(self.listening.listen(event.tenantid, UUID(event.subject)))
+                try:
+                    result = await self._accept(event, origin, task, named, patience_s=0)
+                except Problem as problem:
+                    left_s = deadline - asyncio.get_running_loop().time()
+                    if problem.code != CHANGE or left_s <= 0:
+                        raise
+                else:
+                    stack.push_async_exit(trial.pop_all())
+                    return feed, result
+            await self._acceptor.reopened(event.tenantid, left_s)
 
     def _event(
         self,
@@ -209,10 +233,13 @@ class Door:
         except Invalid as error:
             raise Problem(422, "invalid_task", str(error)) from error
 
-    async def _accept(self, event: Envelope, origin: str, task: TaskRequest, named: bool) -> TaskResult | None:
+    async def _accept(
+        self, event: Envelope, origin: str, task: TaskRequest, named: bool, patience_s: float | None = None
+    ) -> TaskResult | None:
         """The result that is there already, if it is; from here on the task is durable."""
+        patience_s = self.patience_s if patience_s is None else patience_s
         try:
-            acceptance = await self._acceptor.accept(event, named=named, reply_to=task.reply_to)
+            acceptance = await self._acceptor.accept(event, named=named, reply_to=task.reply_to, patience_s=patience_s)
         except (RedisError, OSError) as error:
             SUBMISSIONS.labels(origin, "unreachable").inc()
             problem = "the log cannot be reached: submit it again with the same request id"
@@ -223,7 +250,7 @@ class Door:
         if acceptance.status == "full":
             raise Problem(503, "log_full", "the log is full: the services are behind", retry_after_s=5)
         if acceptance.status in TEMPORARY:
-            raise Problem(503, "partitions_change", TEMPORARY[acceptance.status], retry_after_s=1)
+            raise Problem(503, CHANGE, TEMPORARY[acceptance.status], retry_after_s=1)
         return await self._remembered(event) if acceptance.status == "forgotten" else acceptance.result
 
     async def _remembered(self, event: Envelope) -> TaskResult | None:

@@ -17,8 +17,9 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
-from shared.partitions import Partition, partition_of
+from shared.partitions import Partition, partition_for
 from shared.streams.connection import LogClient
+from shared.streams.growing import Partitions
 
 RETRY_S = 0.1
 SILENCE_S = 1.0
@@ -85,24 +86,37 @@ class Feed:
 class Listening:
     """This gateway's subscriptions."""
 
-    def __init__(self, redis: LogClient, partitions: int, name: str) -> None:
+    def __init__(self, redis: LogClient, partitions: Partitions, name: str) -> None:
+        self._redis = redis
         self._partitions = partitions
-        # Of its own, so that there is a connection before the first stream and after the last.
-        own = [f"{Partition(number).tag}:chunks:{name}" for number in range(partitions)]
-        self._lines: list[_Line] = []
-        self._line_of: dict[int, _Line] = {}
-        for together in redis.apart(own):
-            self._lines.append(_Line(redis, together[0]))
-            self._line_of |= {own.index(channel): self._lines[-1] for channel in together}
+        self._name = name
+        self._lines: dict[int, _Line] = {}
+        """By the partition that has a line first; others of the same server share it."""
+        for one in partitions.all:
+            self._line(one)
 
     @property
     def problem(self) -> str | None:
         """Why some answers cannot be listened to."""
-        return next((line.problem for line in self._lines if line.problem), None)
+        return next((line.problem for line in self._lines.values() if line.problem), None)
 
     async def follow(self) -> None:
         """Until cancelled; through lost connections."""
-        await asyncio.gather(*(line.follow() for line in self._lines))
+        await self._partitions.each(self._follow)
+
+    async def _follow(self, partition: Partition) -> None:
+        line = self._line(partition)
+        if self._lines.get(partition.number) is line:
+            await line.follow()
+        await asyncio.Event().wait()  # another partition's line is this one's, too
+
+    def _line(self, partition: Partition) -> _Line:
+        # Of its own, so that there is a connection before the first stream and after the last.
+        own = f"{partition.tag}:chunks:{self._name}"
+        for line in self._lines.values():
+            if line.own == own or len(self._redis.apart([line.own, own])) == 1:
+                return line
+        return self._lines.setdefault(partition.number, _Line(self._redis, own))
 
     @asynccontextmanager
     async def listen(self, tenant_id: UUID, task_id: UUID) -> AsyncIterator[Feed]:
@@ -111,8 +125,8 @@ class Listening:
         The subscription is on its way before the task is, and the server takes it in first; that it did is to be waited
         for (`Feed.confirmed`) afterwards, beside the time that the task takes.
         """
-        number = partition_of(tenant_id, self._partitions)
-        async with self._line_of[number].listen(Partition(number).chunks(task_id)) as feed:
+        partition = partition_for(tenant_id, self._partitions.number)
+        async with self._line(partition).listen(partition.chunks(task_id)) as feed:
             yield feed
 
 
@@ -122,7 +136,7 @@ class _Line:
     def __init__(self, redis: LogClient, own: str) -> None:
         self._redis = redis
         self._pubsub: PubSub | None = None
-        self._own = own
+        self.own = own
         self._feeds: dict[str, set[Feed]] = {}
         self._one_at_a_time = asyncio.Lock()
         self.problem: str | None = "has not read yet"
@@ -134,8 +148,8 @@ class _Line:
                 try:
                     if self._pubsub is None or self.problem:
                         await self._close()
-                        self._pubsub = await self._redis.pubsub_at(self._own)
-                        await self._pubsub.ssubscribe(self._own, *self._feeds)
+                        self._pubsub = await self._redis.pubsub_at(self.own)
+                        await self._pubsub.ssubscribe(self.own, *self._feeds)
                         self.problem = None
                     self._take(await self._pubsub.get_message(timeout=SILENCE_S))
                 except (RedisError, OSError) as error:
@@ -184,7 +198,7 @@ class _Line:
         if message is None:
             return
         channel = message["channel"].decode()
-        if message["type"] == "sunsubscribe" and channel == self._own:
+        if message["type"] == "sunsubscribe" and channel == self.own:
             raise ConnectionLost("the slot has moved to another server")
         feeds = self._feeds.get(channel, ())
         if message["type"] == "ssubscribe":

@@ -13,7 +13,7 @@ from services.gateway.acceptance import Acceptor
 from services.gateway.app import application
 from services.gateway.auth import Doorkeeper
 from services.gateway.capacity import Capacity
-from services.gateway.door import Door
+from services.gateway.door import PATIENCE_S, Door
 from services.gateway.group_reader import GroupReader
 from services.gateway.history import History
 from services.gateway.inbox import Inbox, check_order
@@ -27,6 +27,7 @@ from shared.service import Leave, Worker, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from shared.texts.master_key import read_master_keys
 from shared.token_claims import token_keys
 
@@ -38,7 +39,7 @@ async def serve(settings: Settings) -> None:
     """Keep the doors until stopped."""
     assert settings.redis_url is not None, "the command line checks that"
     name = f"gateway-{os.getpid()}-{secrets.token_hex(4)}"
-    redis = connect(settings.redis_url, client_name=name, min_replicas=settings.min_replicas, max_connections=128)
+    redis = connect(settings.redis_url, client_name=name, min_replicas=settings.min_replicas)
     masters = read_master_keys(settings.master_key_file, settings.master_key_command)
     history = History(settings.database_url, masters, settings.database_pooler)
     app, workers, leave = compose(redis, history, name, settings)
@@ -49,17 +50,21 @@ async def serve(settings: Settings) -> None:
         await redis.aclose()
 
 
-def compose(redis: Redis, history: History, name: str, settings: Settings) -> tuple[FastAPI, list[Worker], Leave]:
+def compose(
+    redis: Redis, history: History, name: str, settings: Settings, patience_s: float = PATIENCE_S
+) -> tuple[FastAPI, list[Worker], Leave]:
     """The application, what must run beside it, and what is to be called when it is about to stop.
 
-    `name` is this gateway's alone, also after it has died.
+    `name` is this gateway's alone, also after it has died. `patience_s`: how long requests wait for a closed partition.
     """
     clock, control = ServerClock(), ControlReader(redis, settings.control_staleness_ms)
-    acceptor, results = Acceptor(redis, Recognition(history), settings), Results(redis, settings.partitions)
+    partitions = Partitions(settings.partitions)
+    partitions.listen(control)
+    acceptor, results = Acceptor(redis, Recognition(history), partitions, settings), Results(redis, partitions)
     capacity, tokens = Capacity(redis), token_keys(settings)
     keeper = Doorkeeper(control, clock, settings.rate_limit_per_second, tokens)
-    listening = Listening(redis, settings.partitions, name)
-    door = Door(keeper, acceptor, capacity, results, listening, history, clock, settings)
+    listening = Listening(redis, partitions, name)
+    door = Door(keeper, acceptor, capacity, results, listening, history, clock, settings, patience_s)
     inbox = GroupReader(
         redis, INBOX, "gateway", name, Inbox(acceptor, capacity, control, clock, settings).take, settings, removes=True
     )
@@ -83,8 +88,9 @@ def compose(redis: Redis, history: History, name: str, settings: Settings) -> tu
         listening.follow,
         clock.first(inbox.run),
         orders.run,
-        *results.readers(),
-        *Replies(redis, name, settings).workers(),
+        partial(partitions.follow, redis),
+        results.follow,
+        Replies(redis, name, partitions, settings).run,
     ]
     if tokens is not None:
         workers.append(tokens.follow)

@@ -8,9 +8,6 @@ beside the result, so a partition in which nobody ever wanted a reply is not rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from functools import partial
-from typing import Any
 from uuid import UUID
 
 import orjson
@@ -26,6 +23,7 @@ from shared.partitions import Partition
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS, passes, script
 from shared.streams.dead_letters import dead_letter
+from shared.streams.growing import Partitions
 from shared.streams.lease import Lease, Word
 from shared.streams.pipeline import ScriptPipeline
 from shared.streams.read import Entry, read_after
@@ -72,16 +70,17 @@ class ReplyWriter:
 class Replies:
     """Follows the ends of every partition in which somebody wants replies."""
 
-    def __init__(self, redis: Redis, owner: str, settings: Settings) -> None:
+    def __init__(self, redis: Redis, owner: str, partitions: Partitions, settings: Settings) -> None:
         self._redis = redis
         self._pipeline = ScriptPipeline(redis)
         self._writer = ReplyWriter(redis, settings)
         self._owner = owner
+        self._partitions = partitions
         self._settings = settings
 
-    def workers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """A worker for each partition."""
-        return [partial(self._serve, Partition(number)) for number in range(self._settings.partitions)]
+    async def run(self) -> None:
+        """Serve every partition, until cancelled."""
+        await self._partitions.each(self._serve)
 
     async def _serve(self, partition: Partition) -> None:
         lease = Lease(self._redis, partition.lease("replies"), self._owner, self._settings.lease_ttl_ms)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +19,7 @@ from shared.events.registry import EVENTS
 from shared.events.results import END_EVENTS, TaskResult, result_of
 from shared.partitions import Partition, partition_for
 from shared.streams.connection import BLOCK_MS
+from shared.streams.growing import Partitions
 from shared.streams.pipeline import ScriptPipeline
 from shared.streams.read import Entry, read_after
 
@@ -45,7 +45,7 @@ class TooManyWait(RuntimeError):
 class Results:
     """Who waits for which task, and the readers that wake them."""
 
-    def __init__(self, redis: Redis, partitions: int) -> None:
+    def __init__(self, redis: Redis, partitions: Partitions) -> None:
         self._redis = redis
         # Ten thousand who look at a record at once share a connection, instead of wanting one each.
         self._pipeline = ScriptPipeline(redis)
@@ -56,15 +56,15 @@ class Results:
         self._waiters = 0
         self._watchers = 0
         self._until = float("inf")
-        self.problems: dict[int, str | None] = dict.fromkeys(range(partitions), "has not read yet")
+        self.problems: dict[int, str | None] = dict.fromkeys(range(partitions.number), "has not read yet")
 
     def wind_up(self, seconds: float) -> None:
         """This gateway is about to stop: no wait takes longer than that from now on. The task goes on all the same."""
         self._until = asyncio.get_running_loop().time() + seconds
 
-    def readers(self) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-        """A worker for each partition."""
-        return [partial(self._follow, Partition(number)) for number in range(self._partitions)]
+    async def follow(self) -> None:
+        """Read every partition, until cancelled."""
+        await self._partitions.each(self._follow)
 
     @asynccontextmanager
     async def expect(self, task_id: UUID) -> AsyncIterator[asyncio.Future[TaskResult]]:
@@ -111,7 +111,7 @@ class Results:
 
     async def record(self, tenant_id: UUID, task_id: UUID) -> dict[bytes, bytes] | None:
         """The record of a task of this tenant, or None where there is none (any more). Raises RedisError."""
-        partition = partition_for(tenant_id, self._partitions)
+        partition = partition_for(tenant_id, self._partitions.number)
         found: dict[bytes, bytes] = await self._pipeline.command("HGETALL", partition.task(task_id))
         # A task's id says nothing about whose it is, and its neighbours in the partition are other tenants'.
         return found if found.get(b"tenant") == str(tenant_id).encode() else None
@@ -131,7 +131,7 @@ class Results:
         watching.add(queue)
         self._watchers += 1
         try:
-            before = await self._history(partition_for(tenant_id, self._partitions), str(task_id))
+            before = await self._history(partition_for(tenant_id, self._partitions.number), str(task_id))
             meanwhile = [queue.get_nowait() for _ in range(queue.qsize())]
             for event in (*before, *meanwhile):
                 _offer(queue, event)

@@ -24,7 +24,7 @@ from services.ledger.months import MonthsAhead
 from services.ledger.overview import Overview
 from services.ledger.replica import Replica
 from services.ledger.reports import Reporter
-from services.ledger.sources import ControlSource, LetterSource, PartitionSource
+from services.ledger.sources import ControlSource, LetterSource, PartitionSource, Source
 from services.ledger.trim import Trimmer
 from services.ledger.webhooks.outbox import Outbox
 from services.ledger.webhooks.sender import Sender
@@ -35,6 +35,7 @@ from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from shared.texts.master_key import MasterKeys, read_master_keys
 from shared.token_claims import token_keys
 
@@ -59,28 +60,32 @@ async def serve(settings: Settings) -> None:
         replica = Replica(readers, writing) if settings.database_read_url else None
         reading = replica or readers
         outbox = Outbox(control, settings.webhook_max_waiting)
-        writers = make_writers(writing, redis, owner, settings, outbox, masters)
-
-        trimmer, reporter = Trimmer(redis, writing, clock, settings), Reporter(writing, redis)
+        partitions = Partitions(settings.partitions)
+        partitions.listen(control)
+        writers = Writers(writing, redis, owner, settings, outbox, masters)
+        for one in partitions.all:
+            writers.of(one)
+        trimmer, reporter = Trimmer(redis, writing, clock, partitions, settings), Reporter(writing, redis)
 
         def readiness() -> dict[str, str | None]:
-            checks = {name: writer.problem for name, writer in writers.items()}
+            checks = {name: writer.problem for name, writer in writers.by_name.items()}
             keys = "the control stream cannot be read" if control.is_stale else None
             read = {} if replica is None else {"replica": replica.problem}
             return {"keys": keys, "database": reporter.problem, **read, **checks}
 
-        LEADS.set_function(lambda: sum(1 for writer in writers.values() if writer.token))
+        LEADS.set_function(lambda: sum(1 for writer in writers.by_name.values() if writer.token))
         tokens = token_keys(settings)
         door = Doorkeeper(control, clock, tokens)
-        overview = Overview(reading, redis, control, clock, settings.partitions)
+        overview = Overview(reading, redis, control, clock, partitions)
         console = Console(reading, door, overview, Logins(clock), Orders(settings.gateway_url))
         app = api.build(reading, door, health_routes(readiness), overview, masters)
         console.attach(app)
         workers: list[Worker] = [clock.first(control.follow), partial(clock.follow, redis), reporter.run]
         workers.append(MonthsAhead(writing).run)
         workers += [clock.first(trimmer.run), Sender(sending, control, outbox, settings).run, console.run]
-        workers += [writer.run for writer in writers.values()]
-        workers.append(clock.first(Measures(reading, redis, control, clock, settings.partitions).run))
+        workers += [writer.run for writer in writers.others]
+        workers += [partial(partitions.follow, redis), partial(partitions.each, lambda one: writers.of(one).run())]
+        workers.append(clock.first(Measures(reading, redis, control, clock, partitions).run))
         if replica is not None:
             workers.append(replica.run)
         if tokens is not None:
@@ -89,31 +94,42 @@ async def serve(settings: Settings) -> None:
             await run("ledger", app, settings.ledger_host, settings.ledger_port, workers, settings)
         finally:
             with suppress(RedisError, TimeoutError):
-                await asyncio.gather(*(writer.stop() for writer in writers.values()))
+                await asyncio.gather(*(writer.stop() for writer in writers.by_name.values()))
             await redis.aclose()
 
 
-def make_writers(
-    pool: sessions.Pool,
-    redis: Redis,
-    owner: str,
-    settings: Settings,
-    outbox: Outbox | None = None,
-    masters: MasterKeys | None = None,
-) -> dict[str, Writer]:
-    """A writer for each partition, one for the orders, one for the dead letters. Raises UnusableKey, OSError."""
-    writers = {}
-    key = None if settings.seal_key_file is None else read_private(settings.seal_key_file)
-    keyring = Keyring(masters)
-    for number in range(settings.partitions):
-        partition = Partition(number)
-        source = PartitionSource(partition, keyring)
-        lease = partition.lease("ledger")
-        writers[source.name] = Writer(
-            pool, redis, source, lease, owner, settings, partition.ledger, outbox, key, keyring
-        )
-    for other in (ControlSource(), LetterSource()):
+class Writers:
+    """A writer for each partition, one for the orders, one for the dead letters."""
+
+    def __init__(
+        self,
+        pool: sessions.Pool,
+        redis: Redis,
+        owner: str,
+        settings: Settings,
+        outbox: Outbox | None = None,
+        masters: MasterKeys | None = None,
+    ) -> None:
+        """Raises UnusableKey, OSError."""
+        self._shared = (pool, redis)
+        self._rest = (owner, settings)
+        self._outbox = outbox
+        self._seal_key = None if settings.seal_key_file is None else read_private(settings.seal_key_file)
+        self._keyring = Keyring(masters)
+        self.by_name: dict[str, Writer] = {}
         # The braces put the name under the same pattern as a partition's keys: what the ledger's user may touch.
-        lease = f"{{skeldir:{other.name.replace(' ', '-')}}}:lease:ledger"
-        writers[other.name] = Writer(pool, redis, other, lease, owner, settings, None, outbox, key)
-    return writers
+        self.others = [
+            self._make(one, f"{{skeldir:{one.name.replace(' ', '-')}}}:lease:ledger", None, None)
+            for one in (ControlSource(), LetterSource())
+        ]
+
+    def of(self, partition: Partition) -> Writer:
+        """The writer of a partition: always the same."""
+        source = PartitionSource(partition, self._keyring)
+        if source.name in self.by_name:
+            return self.by_name[source.name]
+        return self._make(source, partition.lease("ledger"), partition.ledger, self._keyring)
+
+    def _make(self, source: Source, lease: str, ledger_key: str | None, keyring: Keyring | None) -> Writer:
+        made = Writer(*self._shared, source, lease, *self._rest, ledger_key, self._outbox, self._seal_key, keyring)
+        return self.by_name.setdefault(source.name, made)

@@ -21,6 +21,7 @@ from services.ledger.looking import STATEMENT_TIMEOUT_MS
 from services.ledger.sessions import Pool
 from shared.clock import Clock
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 
 EVERY_S = 10.0
 # Looking takes at most this part of one connection's time: dear looks are made less often.
@@ -41,7 +42,7 @@ log = structlog.get_logger(__name__)
 class Measures:
     """Looks at streams and books, again and again."""
 
-    def __init__(self, pool: Pool, redis: Redis, control: ControlReader, clock: Clock, partitions: int) -> None:
+    def __init__(self, pool: Pool, redis: Redis, control: ControlReader, clock: Clock, partitions: Partitions) -> None:
         self._pool = pool
         self._redis = redis
         self._control = control
@@ -67,7 +68,7 @@ class Measures:
 
     async def look(self) -> None:
         """Set every gauge, then the time of the look."""
-        for lag in await lags(self._redis, self._partitions, self._clock.now_ms()):
+        for lag in await lags(self._redis, self._partitions.number, self._clock.now_ms()):
             for reader in ("policy", "executor", "ledger"):
                 metrics.READER_LAG.labels(lag["partition"], reader).set(lag[f"{reader}_s"])
             metrics.PENDING.labels(lag["partition"]).set(lag["in_flight"])

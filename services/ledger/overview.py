@@ -31,6 +31,7 @@ from shared.events.decisions import BreakerState
 from shared.events.envelope import at
 from shared.provider_breakers import Model, ProviderBreaker
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 
 FRESH_S = 1.0
 # Reading takes at most this part of one connection's time.
@@ -73,7 +74,7 @@ FROM llm_budget_reservations WHERE {NARROW} AND state = 'held'
 class Overview:
     """Answers many looks with few questions."""
 
-    def __init__(self, pool: Pool, redis: Redis, control: ControlReader, clock: Clock, partitions: int) -> None:
+    def __init__(self, pool: Pool, redis: Redis, control: ControlReader, clock: Clock, partitions: Partitions) -> None:
         self._pool = pool
         self._redis = redis
         self._control = control
@@ -146,7 +147,7 @@ class Overview:
         models = self._control.state.provider_breakers
         return {
             "models": [_model(model, one) for model, one in models.items() if one.state != BreakerState.CLOSED],
-            "lag": await lags(self._redis, self._partitions, self._clock.now_ms()),
+            "lag": await lags(self._redis, self._partitions.number, self._clock.now_ms()),
             "dead_letters": {"waiting": len(still), "newest": still[:MOST]},
         }
 

@@ -31,6 +31,7 @@ from shared.clock import Clock
 from shared.control_state import order_of
 from shared.partitions import Partition
 from shared.settings import Settings
+from shared.streams.growing import Partitions
 
 EXECUTOR_GROUP = b"executor"
 NOTHING = "0-0"
@@ -41,17 +42,26 @@ log = structlog.get_logger(__name__)
 class Trimmer:
     """Trims every partition, again and again."""
 
-    def __init__(self, redis: Redis, pool: Pool, clock: Clock, settings: Settings, keep_ms: int | None = None) -> None:
+    def __init__(
+        self,
+        redis: Redis,
+        pool: Pool,
+        clock: Clock,
+        partitions: Partitions,
+        settings: Settings,
+        keep_ms: int | None = None,
+    ) -> None:
         self._redis = redis
         self._pool = pool
         self._clock = clock
+        self._partitions = partitions
         self._settings = settings
         self._keep_ms = int(settings.trim_keep_seconds * 1000) if keep_ms is None else keep_ms
 
     async def run(self) -> None:
         """Until cancelled; a lost server is waited for."""
-        partitions = [Partition(number) for number in range(self._settings.partitions)]
         while True:
+            partitions = self._partitions.all
             try:
                 ledger = await self.checkpoints(*partitions)
             except (

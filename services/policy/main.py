@@ -20,6 +20,7 @@ from shared.service import Worker, health_routes, run
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 
 
 async def serve(settings: Settings) -> None:
@@ -29,27 +30,33 @@ async def serve(settings: Settings) -> None:
     redis = connect(settings.redis_url, client_name=owner, min_replicas=settings.min_replicas)
     clock = ServerClock()
     control = ControlReader(redis, settings.control_staleness_ms)
-    writers = [
-        PartitionWriter(redis, Partition(number), owner, control, clock, settings)
-        for number in range(settings.partitions)
-    ]
-    breakers = BreakerWriter(redis, owner, clock, settings)
+    partitions = Partitions(settings.partitions)
+    partitions.listen(control)
+    writers: dict[int, PartitionWriter] = {}
+
+    def writer_of(partition: Partition) -> PartitionWriter:
+        made = PartitionWriter(redis, partition, owner, control, clock, settings, partitions)
+        return writers.setdefault(partition.number, made)
+
+    for one in partitions.all:
+        writer_of(one)
+    breakers = BreakerWriter(redis, owner, clock, partitions, settings)
     control.on_change(show_provider_breakers)
-    LEADS.set_function(lambda: sum(1 for writer in writers if writer.token))
+    LEADS.set_function(lambda: sum(1 for writer in writers.values() if writer.token))
 
     def readiness() -> dict[str, str | None]:
-        checks = {f"partition {n}": writer.problem for n, writer in enumerate(writers)}
+        checks = {f"partition {n}": writer.problem for n, writer in writers.items()}
         checks["breakers of models"] = breakers.problem
         return {"control": "the control stream cannot be read" if control.is_stale else None, **checks}
 
     app = Starlette(routes=health_routes(readiness))
-    workers: list[Worker] = [control.follow, partial(clock.follow, redis)]
-    workers += [clock.first(writer.run) for writer in writers]
+    workers: list[Worker] = [control.follow, partial(clock.follow, redis), partial(partitions.follow, redis)]
+    workers.append(clock.first(partial(partitions.each, lambda partition: writer_of(partition).run())))
     if settings.provider_breaker_enabled:
         workers.append(clock.first(breakers.run))
     try:
         await run("policy", app, settings.policy_host, settings.policy_port, workers, settings)
     finally:
         with suppress(RedisError, asyncio.TimeoutError):
-            await asyncio.gather(breakers.stop(), *(writer.stop() for writer in writers))
+            await asyncio.gather(breakers.stop(), *(writer.stop() for writer in writers.values()))
         await redis.aclose()

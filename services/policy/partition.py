@@ -27,11 +27,12 @@ from shared.control_state import ControlState, order_of
 from shared.events.decisions import TaskAllowed, TaskBlocked, TaskDowngraded
 from shared.events.outcomes import AttemptResolved, AttemptStarted, DecisionExpired, TaskFailed, TaskSucceeded
 from shared.events.tasks import TaskSubmitted
-from shared.partitions import Partition
+from shared.partitions import Partition, partition_of
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
 from shared.streams.dead_letters import dead_letter
+from shared.streams.growing import Partitions
 from shared.streams.lease import Fenced, Lease
 from shared.streams.read import Entry, read_after
 
@@ -53,9 +54,18 @@ class PartitionWriter:
     """Wants the lease of one partition, and decides while it has it."""
 
     def __init__(
-        self, redis: Redis, partition: Partition, owner: str, control: ControlReader, clock: Clock, settings: Settings
+        self,
+        redis: Redis,
+        partition: Partition,
+        owner: str,
+        control: ControlReader,
+        clock: Clock,
+        settings: Settings,
+        partitions: Partitions | None = None,
     ) -> None:
+        """`partitions`: how many there are; None: whatever is here is at home here."""
         self._redis = redis
+        self._partitions = partitions
         self._partition = partition
         self._control = control
         self._clock = clock
@@ -225,9 +235,12 @@ class PartitionWriter:
             return
         order = list(wanted)
         found = await self._redis.hmget(self._partition.reservations, [str(one) for one in order])
-        self._desk.holds.update(
-            {one: store.decode_hold(raw) for one, raw in zip(order, found, strict=True) if raw is not None}
-        )
+        holds = {one: store.decode_hold(raw) for one, raw in zip(order, found, strict=True) if raw is not None}
+        self._desk.holds.update({one: hold for one, hold in holds.items() if self._is_home_of(hold.tenant_id)})
+
+    def _is_home_of(self, tenant_id: UUID) -> bool:
+        """False for a tenant that went to another partition when the log grew: what is left of it here is a copy."""
+        return self._partitions is None or partition_of(tenant_id, self._partitions.number) == self._partition.number
 
     async def _fetch_accounts(self, wanted: set[AccountKey]) -> None:
         missing = [key for key in wanted if key not in self._desk.accounts]

@@ -28,6 +28,7 @@ from shared.events.decisions import BreakerState
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import NAMESPACE
 from shared.events.order import Order, Reason
+from shared.events.partitions import PartitionsSet
 from shared.events.prices import Rate
 from shared.events.privacy import PrivacySet, TextsErased
 from shared.events.quotas import Unit, Window
@@ -367,7 +368,8 @@ ControlEvent = Annotated[
     | ProviderBreakerChanged
     | ProviderBreakerReset
     | WebhookSet
-    | WebhookRemoved,
+    | WebhookRemoved
+    | PartitionsSet,
     Field(discriminator="type"),
 ]
 

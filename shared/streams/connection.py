@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # Longer than any BLOCK we use, shorter than a person's patience: a dead peer is noticed within it.
 SOCKET_TIMEOUT_S = 5.0
 BLOCK_MS = 1000
+# To one server. A service has a few for each partition that it works on, and the log may grow.
+MAX_CONNECTIONS = 1280
 # So much may wait to be sent before a command waits for it: below that the transport does not ask us to.
 UNSENT_BYTES = 32 * 1024
 
@@ -174,7 +176,9 @@ class LogClient(Redis):
         return reply if read is None else read(reply)
 
 
-def connect(url: str, *, client_name: str, max_connections: int = 64, min_replicas: int | None = None) -> LogClient:
+def connect(
+    url: str, *, client_name: str, max_connections: int = MAX_CONNECTIONS, min_replicas: int | None = None
+) -> LogClient:
     """A client of the log: on one server, a cluster, or behind sentinels, as the URL says (see `address.py`).
 
     An append counts once `min_replicas` have it; None: one, where another server may take over, else none.

@@ -14,7 +14,7 @@ import structlog
 
 from shared.partitions import PARTITIONS, Partition
 from shared.settings import Settings
-from shared.streams.connection import LogClient
+from shared.streams.connection import LogClient, script
 
 MOST = 1024
 PAGE = 256
@@ -64,7 +64,7 @@ async def settle(redis: LogClient, settings: Settings) -> int:
         by_keys = await _by_keys(redis)
         # Where another service recorded it meanwhile, that holds: the keys that were seen may not be all yet.
         if await redis.get(PARTITIONS) is None:
-            await redis.setnx(PARTITIONS, Count(agreed(by_keys, settings)).encode())
+            await _once(redis, PARTITIONS, Count(agreed(by_keys, settings)).encode())
         found = await recorded(redis)
     return agreed(found, settings)
 
@@ -74,11 +74,11 @@ async def open_fence(redis: LogClient, partition: Partition, number: int) -> boo
     number. Raises RedisError."""
     found = await recorded(redis)
     if found is None:  # the log was emptied since this process started
-        await redis.setnx(PARTITIONS, Count(number).encode())
+        await _once(redis, PARTITIONS, Count(number).encode())
         found = await recorded(redis)
     if found is None or found.number != number:
         return False
-    await redis.setnx(partition.fence, number)
+    await _once(redis, partition.fence, str(number))
     return True
 
 
@@ -96,6 +96,10 @@ def agreed(found: Count | None, settings: Settings) -> int:
         f"SKELDIR_PARTITIONS is {given}, but the log has {found.number} partitions: unset it (the log says how many), "
         f"or set it to {found.number}"
     )
+
+
+async def _once(redis: LogClient, key: str, value: str) -> None:
+    await script(redis, "shared.streams", "once")(keys=[key], args=[value])
 
 
 async def _by_keys(redis: LogClient) -> Count | None:

@@ -17,6 +17,7 @@ from shared.events.tasks import Task, TaskSubmitted, TaskType
 from shared.money import from_cents
 from shared.settings import Settings
 from shared.streams.connection import connect
+from shared.streams.growing import Partitions
 from skeldir.embedded import EmbeddedValkey
 from tests.bench.figures import Figure, milliseconds, quantile
 
@@ -70,7 +71,7 @@ async def measure() -> list[Figure]:
             server.start()
             stack.callback(server.stop)
             log = connect(server.url("gateway"), client_name="bench")
-            acceptors[level] = Acceptor(log, Recognition(History(None)), Settings())
+            acceptors[level] = Acceptor(log, Recognition(History(None)), Partitions(4), Settings())
         for _ in range(ROUNDS):
             for at_once in AT_ONCE:
                 for level, acceptor in acceptors.items():

@@ -24,6 +24,7 @@ from services.policy.inputs import Input
 from shared.events.envelope import Envelope, Payload
 from shared.partitions import Partition
 from shared.settings import Settings
+from shared.streams.growing import Partitions
 from shared.streams.lease import Fenced, Lease
 from tests.simulation.log import PARTITION, Log
 from tests.unit.policy.world import World
@@ -163,7 +164,10 @@ async def test_the_model_answers_as_the_server_does(seed: int, redis_as: RedisAs
 
 async def test_the_model_accepts_as_the_server_does(redis_as: RedisAs) -> None:
     dice, world = random.Random(1), World()
-    acceptor, model = Acceptor(redis_as("gateway"), Recognition(History(None)), Settings()), Log(world.now_ms)
+    acceptor, model = (
+        Acceptor(redis_as("gateway"), Recognition(History(None)), Partitions(4), Settings()),
+        Log(world.now_ms),
+    )
     run = uuid4().hex
     for _ in range(60):
         event = world.task(request_id=f"{run}-{dice.randrange(12)}", fingerprint=dice.choice("abc") * 64)

@@ -22,6 +22,7 @@ from shared.events.control import (
     Scope,
     parse_control,
 )
+from shared.events.partitions import PartitionsSet
 from shared.events.webhooks import WebhookSet
 from shared.settings import Settings
 from shared.streams.orders import publish_order
@@ -45,6 +46,8 @@ def router(door: Door, redis: Redis) -> APIRouter:
             event = parse_control(orjson.dumps(raw))
             if isinstance(event, ProviderBreakerChanged):
                 raise Problem(422, "invalid_control", "policy says how a breaker stands; reset it, or engage a switch")
+            if isinstance(event, PartitionsSet):
+                raise Problem(422, "invalid_control", "the log grows by the command `skeldir partitions grow`")
             _within(key, event)
             if isinstance(event, WebhookSet) and door.settings.webhook_secret_key is None:
                 raise Problem(503, "no_webhook_key", "set SKELDIR_WEBHOOK_SECRET_KEY for the gateway and the ledger")

@@ -40,6 +40,7 @@ from shared.events.control import (
 )
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
 from shared.events.envelope import at
+from shared.events.partitions import PartitionsSet
 from shared.events.privacy import PrivacySet, TextsErased
 from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
@@ -165,6 +166,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return []  # policy says what follows from it, and those events are projected
         case ProviderBreakerChanged() | ProviderBreakerReset():
             return []  # the events themselves are its history
+        case PartitionsSet():
+            return []  # where the log keeps its events is no business of the rows
         case _:
             assert_never(event)
 
@@ -185,6 +188,8 @@ def subject_of(event: ControlEvent) -> tuple[UUID | None, UUID | None, str]:
         return event.tenant_id, None, event.webhook_id
     if isinstance(event, WebhookRemoved):
         return None, None, event.webhook_id
+    if isinstance(event, PartitionsSet):
+        return None, None, f"{event.previous} to {event.number}"
     return event.scope.tenant_id, event.scope.user_id, scope_key(event.scope)
 
 

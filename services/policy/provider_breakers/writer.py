@@ -22,11 +22,12 @@ from services.policy.provider_breakers.reading import call_of
 from shared.clock import Clock
 from shared.control_state import order_of
 from shared.events.control import ProviderBreakerChanged
-from shared.partitions import CONTROL, PROVIDER_BREAKERS, PROVIDER_BREAKERS_LEASE, Partition
+from shared.partitions import CONTROL, PROVIDER_BREAKERS, PROVIDER_BREAKERS_LEASE
 from shared.provider_breakers import Model
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from shared.streams.lease import Command, Fenced, Lease
 from shared.streams.read import WideReader
 
@@ -42,9 +43,10 @@ log = structlog.get_logger(__name__)
 class BreakerWriter:
     """Wants the lease, and decides the breakers of all models while it has it."""
 
-    def __init__(self, redis: Redis, owner: str, clock: Clock, settings: Settings) -> None:
+    def __init__(self, redis: Redis, owner: str, clock: Clock, partitions: Partitions, settings: Settings) -> None:
         self._redis = redis
         self._clock = clock
+        self._partitions = partitions
         self._settings = settings
         self._config = BreakerConfig.from_settings(settings)
         self._lease = Lease(redis, PROVIDER_BREAKERS_LEASE, owner, settings.lease_ttl_ms)
@@ -102,7 +104,7 @@ class BreakerWriter:
         windows = {_model(key): decode(value) for key, value in stored.items() if key.startswith(b"[")}
         self._desk = Desk(self._config, windows)
         oldest = f"{max(0, self._clock.now_ms() - self._config.window_ms)}-0"
-        streams = (Partition(number).outcomes for number in range(self._settings.partitions))
+        streams = (partition.outcomes for partition in self._partitions.all)
         self._positions = {
             stream: max(stored.get(stream.encode(), b"0-0").decode(), oldest, key=order_of) for stream in streams
         }
@@ -110,6 +112,8 @@ class BreakerWriter:
 
     async def _take_turn(self, reader: WideReader) -> None:
         """Read, decide, commit."""
+        # Of a partition that came since: all that it has.
+        self._positions = {one.outcomes: "0-0" for one in self._partitions.all} | self._positions
         pages = await reader.read(self._positions, self._settings.batch_size, self._patience_ms())
         # After the outcomes, so that an operator's reset is known before what came behind it.
         await self._control.catch_up()

@@ -91,19 +91,23 @@ class Bench:
         self.settings = Settings(executor_claim_idle_ms=400, batch_size=100, max_wait_seconds=20)
 
     @asynccontextmanager
-    async def gateway(self, database_url: str | None = None, **changed: Any) -> AsyncIterator[Gateway]:
+    async def gateway(
+        self, database_url: str | None = None, patience_s: float = 0, **changed: Any
+    ) -> AsyncIterator[Gateway]:
         """A gateway that runs for as long as the block, and is ready."""
-        async with self.gateway_unready(database_url, **changed) as gateway:
+        async with self.gateway_unready(database_url, patience_s, **changed) as gateway:
             await gateway.ready()
             yield gateway
 
     @asynccontextmanager
-    async def gateway_unready(self, database_url: str | None = None, **changed: Any) -> AsyncIterator[Gateway]:
+    async def gateway_unready(
+        self, database_url: str | None = None, patience_s: float = 0, **changed: Any
+    ) -> AsyncIterator[Gateway]:
         """A gateway that runs for as long as the block."""
         settings = self.settings.model_copy(update=changed)
         redis = connect(self.server.url("gateway"), client_name="gateway-test", max_connections=128)
         history = History(database_url)
-        app, workers, _ = compose(redis, history, f"gateway-{uuid4().hex}", settings)
+        app, workers, _ = compose(redis, history, f"gateway-{uuid4().hex}", settings, patience_s)
         config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         server = _Server(config)
         serving = asyncio.create_task(server.serve())

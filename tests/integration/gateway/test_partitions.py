@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
+import orjson
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError
 
-from shared.partitions import PARTITIONS, Partition, partition_of
+from shared.events.envelope import Envelope, new
+from shared.events.registry import EVENTS
+from shared.partitions import CONTROL, PARTITIONS, Partition, partition_of
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount, look, settle
-from tests.integration.gateway.conftest import Bench, Gateway, eventually
+from tests.integration.gateway.conftest import Bench, Gateway, eventually, success
 
 SERVICES = ("gateway", "policy", "executor", "ledger")
 TASK = {"task_type": "route", "prompt": {"text": "hi"}, "request_id": "once"}
@@ -125,3 +128,44 @@ async def test_a_closed_partition_takes_nothing_new_and_knows_what_it_took(
 
 def _of(number: int, of: int = 8) -> UUID:
     return next(one for one in iter(uuid4, None) if partition_of(one, of) == number)
+
+
+async def test_a_gateway_follows_the_log_when_it_grows(bench: Bench) -> None:
+    tenant = next(one for one in iter(uuid4, None) if (partition_of(one, 2), partition_of(one, 4)) == (1, 3))
+    async with bench.gateway(partitions=2, patience_s=10) as gateway:
+        key = await bench.key(gateway, tenant=tenant)
+        assert (await gateway.post("/v1/tasks", TASK, key)).status_code == 202
+        for number in range(2):
+            await bench.admin.set(Partition(number).fence, "closed")
+        waiting = asyncio.create_task(gateway.post("/v1/tasks", {**TASK, "request_id": "waits"}, key, Prefer="wait=20"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(waiting), 0.2)
+        order = {"type": "partitions.set", "number": 4, "previous": 2, "actor": "test"}
+        # Said before it is so: it looks at the record.
+        await bench.admin.xadd(CONTROL, {"data": orjson.dumps(order)})
+        await bench.admin.set(PARTITIONS, "4 2")
+        await bench.admin.xadd(CONTROL, {"data": orjson.dumps(order)})
+        for number in range(4):
+            await bench.admin.set(Partition(number).fence, "4")
+        (event,) = await eventually(lambda: _tasks(bench, 3), "it is accepted where its tenant is now")
+        await bench.admin.xadd(Partition(3).outcomes, _ended(event).to_entry())
+        reply = await waiting
+        assert (reply.status_code, reply.json()["output_text"]) == (200, "an answer")
+    assert len(await _tasks(bench, 1)) == 1
+
+
+async def test_patience_ends(bench: Bench) -> None:
+    await bench.admin.set(bench.partition().fence, "closed")
+    async with bench.gateway(patience_s=0.1) as gateway:
+        refused = await gateway.post("/v1/tasks", TASK, await bench.key(gateway))
+    assert (refused.status_code, refused.json()["code"]) == (503, "partitions_change")
+
+
+async def _tasks(bench: Bench, number: int) -> list[Envelope]:
+    entries: Any = await bench.admin.xrange(Partition(number).tasks)
+    return [EVENTS.decode(fields[b"data"]) for _, fields in entries]
+
+
+def _ended(event: Envelope) -> Envelope:
+    known = {"tenantid": event.tenantid, "userid": event.userid}
+    return new(success(event), event_id=uuid4(), source="/test", subject=event.subject, now_ms=1, **known)

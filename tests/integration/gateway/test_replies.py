@@ -12,6 +12,7 @@ from services.ledger.trim import Trimmer
 from shared.events.results import result_of
 from shared.settings import Settings
 from shared.streams.connection import connect
+from shared.streams.growing import Partitions
 from tests.integration.gateway.conftest import Bench, Gateway, block, eventually, failure
 
 
@@ -77,7 +78,7 @@ async def test_another_stream_is_refused(bench: Bench, gateway: Gateway, key: st
 
 async def test_a_gateway_that_dies_loses_no_reply_and_nothing_is_trimmed_before_it(bench: Bench) -> None:
     stream, partition = stream_of(bench), bench.partition()
-    trimmer = Trimmer(bench.admin, None, _Now(), Settings(), keep_ms=0)
+    trimmer = Trimmer(bench.admin, None, _Now(), Partitions(4), Settings(), keep_ms=0)
     async with bench.gateway(lease_ttl_ms=400):
         await bench.put(bench.task(request_id="while-it-lives", reply_to=stream), bench.task(reply_to=stream))
         first, second = await bench.tasks(2)

@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 
 from services.gateway.results import Results
 from shared.service import Leaving, health_routes
+from shared.streams.growing import Partitions
 
 
 async def test_who_leaves_says_so_and_closes_each_connection_with_its_answer() -> None:
@@ -26,7 +27,7 @@ async def test_who_leaves_says_so_and_closes_each_connection_with_its_answer() -
 
 
 async def test_who_waits_is_told_before_the_end_that_it_is_pending(redis_as: Callable[[str], Redis]) -> None:
-    results = Results(redis_as("gateway"), partitions=1)
+    results = Results(redis_as("gateway"), Partitions(1))
     task_id = uuid4()
     async with results.expect(task_id) as future, asyncio.timeout(10):
         waiting = asyncio.create_task(results.wait(uuid4(), task_id, future, 60))

@@ -68,7 +68,7 @@ async def test_tokens_are_keys_while_their_providers_keys_come_and_go(
     monkeypatch.setattr(tokens, "SOONEST_S", 0.05)
     provider, document = Provider(), b""
     document, provider.document = provider.document or b"", None
-    about = {"jwt_issuer": ISSUER, "jwt_audience": "skeldir"}
+    about: dict[str, Any] = {"jwt_issuer": ISSUER, "jwt_audience": "skeldir"}
     with provider.serving() as url:
         async with bench.gateway(jwt_jwks_url=url, **about) as gateway:
             token = provider.token(tenant_id=str(bench.tenant))

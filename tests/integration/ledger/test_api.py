@@ -26,6 +26,7 @@ from shared.clock import ServerClock
 from shared.partitions import CONTROL
 from shared.service import health_routes
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from skeldir.embedded import EmbeddedPostgres
 from tests.integration.ledger.conftest import FULL, Bench
 
@@ -64,7 +65,7 @@ async def door(bench: Bench, as_ledger: Any, postgres: EmbeddedPostgres) -> Asyn
     control = ControlReader(bench.redis_as("ledger"), 60_000)
     async with sessions.pool(postgres.url("skeldir_ledger"), name="api", size=2) as pool:
         clock = ServerClock()
-        overview = Overview(pool, bench.redis_as("ledger"), control, clock, 1)
+        overview = Overview(pool, bench.redis_as("ledger"), control, clock, Partitions(1))
         app = api.build(pool, Doorkeeper(control, clock), health_routes(lambda: {}), overview)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ledger") as client:
             yield Door(bench, control, client)

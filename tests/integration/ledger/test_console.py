@@ -23,6 +23,7 @@ from services.ledger.overview import Overview
 from shared.clock import ServerClock
 from shared.partitions import CONTROL
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from skeldir.embedded import EmbeddedPostgres
 from tests.integration.ledger.conftest import Bench
 from tests.integration.ledger.test_api import Door
@@ -52,7 +53,10 @@ async def page(bench: Bench, postgres: EmbeddedPostgres) -> AsyncIterator[Page]:
     """A console without a gateway."""
     control, clock = ControlReader(bench.redis_as("ledger"), 60_000), ServerClock()
     async with sessions.pool(postgres.url("skeldir_ledger"), name="console", size=2) as pool:
-        overview, door = Overview(pool, bench.redis_as("ledger"), control, clock, 1), Doorkeeper(control, clock)
+        overview, door = (
+            Overview(pool, bench.redis_as("ledger"), control, clock, Partitions(1)),
+            Doorkeeper(control, clock),
+        )
         app = api.build(pool, door, [], overview)
         Console(pool, door, overview, Logins(clock), Orders(None)).attach(app)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://ledger") as client:

@@ -13,6 +13,7 @@ from services.ledger.measures import Measures
 from services.ledger.trim import EXECUTOR_GROUP
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from skeldir.embedded import EmbeddedPostgres
 from tests.integration.ledger.conftest import Bench
 
@@ -40,7 +41,7 @@ async def test_gauges_say_what_the_streams_and_the_books_hold(
     async with sessions.pool(postgres.url("skeldir_ledger"), name="measures", size=1) as pool:
         admin = bench.redis_as("admin")
         await admin.delete(Partition(0).decisions)  # other tests of this server may have left a group in it
-        measures = Measures(pool, bench.redis_as("ledger"), control, LaterClock(), 1)
+        measures = Measures(pool, bench.redis_as("ledger"), control, LaterClock(), Partitions(1))
         await measures.look()
         before = {name: value(name) for name in GAUGES}
         pending = value("PENDING", "0")

@@ -21,6 +21,7 @@ from services.ledger.replica import Replica
 from shared.clock import ServerClock
 from shared.service import health_routes
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from skeldir.embedded import EmbeddedPostgres
 from skeldir.embedded.postgres import BIN
 from skeldir.embedded.process import make_reachable
@@ -75,7 +76,7 @@ async def test_reads_come_from_the_replica_and_looks_are_written_down_on_the_pri
     ):
         replica = Replica(pool, primary)
         looking = asyncio.create_task(replica.run())
-        overview = Overview(replica, bench.redis_as("ledger"), control, clock, 1)
+        overview = Overview(replica, bench.redis_as("ledger"), control, clock, Partitions(1))
         app = api.build(replica, Doorkeeper(control, clock), health_routes(lambda: {}), overview)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://ledger") as client:
             door = Door(bench, control, client)

@@ -16,6 +16,7 @@ from services.ledger.trim import Trimmer
 from services.ledger.writer import Writer
 from shared.partitions import CONTROL, DEAD_LETTERS
 from shared.settings import Settings
+from shared.streams.growing import Partitions
 from tests.integration.ledger.conftest import FULL, Bench, eventually, snapshot
 
 COUNT = "SELECT count(*) FROM events WHERE tenant_id = $1"
@@ -220,7 +221,7 @@ class FixedClock:
 async def test_nothing_unread_is_trimmed(bench: Bench) -> None:
     """Behind every reader, and not a step further: policy, executors (pending and delivered), the books."""
     admin, partition = bench.redis_as("admin"), bench.partition
-    trimmer = Trimmer(bench.redis_as("ledger"), None, FixedClock(), Settings())
+    trimmer = Trimmer(bench.redis_as("ledger"), None, FixedClock(), Partitions(1), Settings())
     books = dict.fromkeys((partition.tasks, partition.decisions, partition.outcomes), "0-0")
     for stream in (partition.tasks, partition.decisions, partition.outcomes):
         for number in range(1, 10):
@@ -256,7 +257,7 @@ async def test_what_is_young_stays_for_those_who_wait(bench: Bench, redis_as: An
 
     for kept_s, stays in ((60, True), (58, False)):
         settings = Settings(trim_keep_seconds=kept_s)
-        floors = await Trimmer(redis_as("ledger"), None, Now(), settings).floors(partition, books)
+        floors = await Trimmer(redis_as("ledger"), None, Now(), Partitions(1), settings).floors(partition, books)
         assert (floors[partition.tasks] != newest) == stays
 
 
@@ -275,7 +276,9 @@ async def test_how_far_the_books_go_is_asked_of_the_database(bench: Bench, as_le
     told = await log.hgetall(bench.partition.ledger)
     await as_ledger.execute("UPDATE checkpoints SET entry_id = '1-1' WHERE stream = $1", bench.partition.tasks)
     async with sessions.pool(bench.database_url, name="trimmer", size=1) as pool:
-        books = await Trimmer(bench.redis_as("ledger"), pool, FixedClock(), Settings()).checkpoints(bench.partition)
+        books = await Trimmer(bench.redis_as("ledger"), pool, FixedClock(), Partitions(1), Settings()).checkpoints(
+            bench.partition
+        )
     assert (books[bench.partition.tasks], books[bench.partition.outcomes]) == ("1-1", told[b"outcomes"].decode())
 
 

@@ -23,6 +23,7 @@ from shared.events.tasks import TaskRef, TaskType
 from shared.partitions import CONTROL, PROVIDER_BREAKERS, PROVIDER_BREAKERS_LEASE, Partition
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 from shared.streams.lease import Fenced, Lease
 
 PARTITIONS = 2
@@ -50,7 +51,7 @@ class Bench:
         """A writer until the block ends; it is then killed, not stopped."""
         redis, clock = self.redis_as("policy"), ServerClock()
         clock.synchronise(*await redis.time())
-        writer = BreakerWriter(redis, name, clock, self.settings.model_copy(update=changed))
+        writer = BreakerWriter(redis, name, clock, Partitions(PARTITIONS), self.settings.model_copy(update=changed))
         task = asyncio.create_task(writer.run())
         try:
             yield writer
