@@ -139,8 +139,8 @@ class ControlState:
     cache_epochs: dict[tuple[UUID, UUID | None], str] = field(default_factory=dict)
     """The last purge of a user's cache, or of a tenant's (`user_id` None): its place in the control stream."""
     acts: tuple[Act, ...] = ()
-    partitions: int = 0
-    """What the log is said to have grown to; 0: it never did."""
+    partitions: tuple[int, ...] = ()
+    """What the log is said to have grown to, and from: the newest number first. Empty: it never did."""
 
     def switch_for(self, tenant_id: UUID, user_id: UUID, task: TaskRef, now_ms: int) -> Switch | None:
         """The kill switch that stops this task now, if one does."""
@@ -228,7 +228,7 @@ def evolve(state: ControlState, entry_id: str, event: ControlEvent) -> ControlSt
             left = {name: hook for name, hook in state.webhooks.items() if name != event.webhook_id}
             return replace(state, webhooks=left)
         case PartitionsSet():
-            return replace(state, partitions=event.number)
+            return replace(state, partitions=(event.number, *(state.partitions or (event.previous,))))
         case _:
             assert_never(event)
 

@@ -11,7 +11,7 @@ other. A command whose connection was lost is not repeated: it may have run.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from typing import Any
 
 import structlog
@@ -103,6 +103,12 @@ class ClusterClient(LogClient):
         if not answered:
             raise next(reply for reply in replies if isinstance(reply, BaseException))
         return answered
+
+    async def names(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        await self._home(key_slot(CONTROL.encode()))
+        for home in dict.fromkeys(home for home in self._homes if home is not None):
+            async for page in self._at(home).names(pattern):
+                yield page
 
     async def pubsub_at(self, channel: str) -> PubSub:
         return self._at(await self._home(key_slot(channel.encode()))).pubsub()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 # Longer than any BLOCK we use, shorter than a person's patience: a dead peer is noticed within it.
 SOCKET_TIMEOUT_S = 5.0
 BLOCK_MS = 1000
+NAMES = 1000
 # To one server. A service has a few for each partition that it works on, and the log may grow.
 MAX_CONNECTIONS = 1280
 # So much may wait to be sent before a command waits for it: below that the transport does not ask us to.
@@ -162,6 +163,15 @@ class LogClient(Redis):
     async def on_every_server(self, *command: Any, **options: Any) -> list[Any]:
         """The replies of all servers that hold a part of the log."""
         return [await self.execute_command(*command, **options)]
+
+    async def names(self, pattern: str) -> AsyncIterator[list[bytes]]:
+        """Pages of the names of all keys that match. One may come twice. Raises RedisError."""
+        cursor = 0
+        while True:
+            cursor, page = await self.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", NAMES)
+            yield page
+            if not int(cursor):
+                return
 
     async def pubsub_at(self, channel: str) -> PubSub:
         """For sharded channels that are where this one is."""

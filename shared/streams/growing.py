@@ -91,5 +91,5 @@ class Partitions:
             await self._grown.wait_for(lambda: self.number > number)
 
     def _hear(self, state: ControlState) -> None:
-        if state.partitions > self.number:
+        if state.partitions and state.partitions[0] > self.number:
             self._said.set()

@@ -41,6 +41,7 @@ COMMANDS = {
     "reconcile": ("reconcile", "reconcile"),
     "dead-letters": ("dead_letters", "app"),
     "restore": ("restore", "app"),
+    "partitions": ("partitions", "app"),
     "webhooks": ("webhooks", "app"),
     "tail": ("tail", "tail"),
     "doctor": ("doctor", "doctor"),

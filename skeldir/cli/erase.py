@@ -20,6 +20,7 @@ from shared.streams.partition_count import look
 from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, uuid, with_redis
 from skeldir.cli.control import append
 from skeldir.erasing import Erased, erase_from_log
+from skeldir.growing.growth import is_under_way
 
 WAIT_S = 30.0
 LOOK_S = 0.1
@@ -42,6 +43,8 @@ def erase(
         raise CommandError(f"ordered as {entry_id}, but the ledger did not take it in: see `skeldir doctor`")
 
     async def in_the_log(redis: Redis, settings: Settings) -> Erased:
+        if await is_under_way(redis):
+            raise CommandError("the log is being grown, and copies its state: erase again when that is over")
         partition = partition_for(tenant_id, await look(redis, settings))
         return await erase_from_log(redis, partition, tenant_id, user_id)
 

@@ -22,21 +22,25 @@ async def at_least(connection: Connection) -> int:
     return 0 if highest is None else highest + 1
 
 
-async def restore_count(redis: Redis, connection: Connection, settings: Settings) -> int:
-    """How many partitions the log had; it says so itself from here on. Raises NotNow, WrongCount, RedisError."""
-    known, least = await count_of(redis), await at_least(connection)
+async def restore_count(redis: Redis, connection: Connection, settings: Settings, said: tuple[int, ...]) -> int:
+    """How many partitions the log had; it says so itself from here on. `said`: what the orders in the books say that it
+    has grown to, and from. Raises NotNow, WrongCount, RedisError."""
+    known, least = await count_of(redis), max((await at_least(connection), *said))
     if known is not None and known.number >= least:
         return agreed(known, settings)
-    if settings.partitions < least:
+    had = Count(said[0], said[1:]) if said else Count(settings.partitions)
+    number = agreed(had, settings)
+    if number < least:
         raise NotNow(
             f"the books have events of {least} partitions: set SKELDIR_PARTITIONS to the number that the log had "
             f"(it was no less)"
         )
     if known is not None:
         await _nothing_came(redis, known.number)
-    await redis.set(PARTITIONS, Count(settings.partitions).encode())
-    await redis.delete(*(Partition(number).fence for number in range(settings.partitions)))
-    return settings.partitions
+    await redis.set(PARTITIONS, had.encode())
+    for one in range(number):
+        await redis.delete(Partition(one).fence)
+    return number
 
 
 async def _nothing_came(redis: Redis, started_with: int) -> None:

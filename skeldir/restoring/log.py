@@ -66,13 +66,14 @@ async def restore(redis: Redis, database_url: str, settings: Settings, *, replac
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await write_as_ledger(connection)
-            number = await restore_count(redis, connection, settings)
+            control = await _control(connection)
+            number = await restore_count(redis, connection, settings, control.partitions)
             settings = settings.model_copy(update={"partitions": number})
             found = await survey(redis, connection, all_of(number))
             wanted = _wanted(found, replace)
             report = Report(orders=await _restore_orders(redis, connection))
             await _restore_letters(redis, connection)
-            work = _Restoration(redis, connection, settings, found, await _control(connection))
+            work = _Restoration(redis, connection, settings, found, control)
             for number in wanted:
                 report.partitions[number] = await work.partition(number)
     finally:

@@ -6,8 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from uuid import UUID
 
-from tests.stack import Stack
+import pytest
+
+from shared.partitions import partition_of
+from tests.load import Load
+from tests.stack import Stack, eventually
 
 SAID = "SKELDIR_PARTITIONS is 3, but the log has 2 partitions: unset it (the log says how many), or set it to 2"
 
@@ -38,3 +43,33 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
         check=False,
     )
     assert (again.returncode, again.stderr.strip()) == (2, f"skeldir: {SAID}")
+
+
+@pytest.mark.timeout(300)
+def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[..., Stack]) -> None:
+    """From 2 to 4 partitions: half of the tenants go elsewhere, with what they have spent and what is not certain."""
+    stack = new_stack(SKELDIR_PARTITIONS="2")
+    load = Load(stack, 4, simulated_delay_ms=20)
+    moved = next(one for one in load.users if _in(one, 4) == 2)
+    old = stack.run(key=load.keys[moved], request_id="before")
+    with load.running(clients_each=2):
+        load.until_all_have(3)
+        grown = stack.cli("partitions", "grow", "4").stdout
+        assert "2 -> 4 partitions" in grown and "taken it up" not in grown, grown
+        load.until_all_have(3)
+    print(grown)
+    shown = json.loads(stack.cli("partitions", "show", "--json").stdout)
+    assert (shown["partitions"], shown["before"]) == (4, [2])
+    assert stack.run(key=load.keys[moved], request_id="before")["task_id"] == old["task_id"]
+    accounts = [str(name, "ascii") for name in stack.redis().scan_iter("{skeldir:*}:account:*")]
+    homes = {(_in(name.split(":")[3], 4), int(name[len("{skeldir:")])) for name in accounts}
+    assert homes == {(number, number) for number in range(4)}, "each is where it belongs, and nowhere else"
+    load.ends[moved].append((0.0, old["task_id"]))
+    eventually(load.is_booked, "each task has one end in the books", 60)
+    for how in ("verify", "verify --history", "rebuild"):
+        done = stack.cli("ledger", *how.split(), check=False)
+        assert done.returncode == 0, (how, done.stdout, done.stderr)
+
+
+def _in(tenant: str, partitions: int) -> int:
+    return partition_of(UUID(tenant), partitions)

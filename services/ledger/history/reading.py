@@ -16,6 +16,8 @@ from typing import Any
 
 from services.ledger import event_pages
 from services.ledger.archive.record import Archive, find
+from services.ledger.chain.link import CONTROL_CHAIN
+from services.ledger.families import Family, families
 from services.ledger.history.checker import PENDING_MS, STOP_BOUND_MS, HistoryChecker
 from services.ledger.history.entry import Entry, Finding, Stream
 from services.ledger.history.order import View
@@ -80,9 +82,8 @@ class HistoryReport:
         self.unjudged += other.unjudged
 
     def close(self, run: _Run, before_ms: int) -> None:
-        """A partition has come to its end."""
+        """A family of partitions has come to its end."""
         self.add(run.end(before_ms))
-        self.partitions += 1
         self.live += len(run.checker.live.tasks)
         self.unjudged += run.checker.live.unjudged
 
@@ -99,9 +100,12 @@ async def verify_history(
         files = await find(connection, archive)
         lengths = Counter({row["partition"]: row["events"] for row in await connection.fetch(_LENGTHS)})
         for one in files.files:
-            lengths[one.chain] += one.rows
+            if one.chain != CONTROL_CHAIN:
+                lengths[one.chain] += one.rows
         work = partial(_check, database_url, await export(connection), bounds, files)
-        pieces = [sorted(pile) for pile in piles(lengths, WORTH_A_PROCESS)]
+        orders = [parse_control(body) for _, body in await event_pages.of_control(connection)]
+        weights = {one: sum(lengths[number] for number in one) for one in families(lengths, orders)}
+        pieces = [sorted(pile) for pile in piles(weights, WORTH_A_PROCESS)]
         parts = await shared(work, pieces, sum(lengths.values()), progress)
     report = HistoryReport(checks=dict.fromkeys(names(), 0))
     for part in parts:
@@ -111,26 +115,23 @@ async def verify_history(
 
 
 async def _check(
-    database_url: str, exported: str, bounds: Bounds, archive: Archive, partitions: Sequence[int], tell: Tell
+    database_url: str, exported: str, bounds: Bounds, archive: Archive, pile: Sequence[Family], tell: Tell
 ) -> HistoryReport:
-    """Some partitions, one after another."""
+    """Some families of partitions, one after another."""
     report = HistoryReport(checks=dict.fromkeys(names(), 0))
     async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
         orders = Orders((name, parse_control(body)) for name, body in await event_pages.of_control(connection))
         checkpoints = {row["stream"]: row["entry_id"] for row in await connection.fetch("SELECT * FROM checkpoints")}
         before_ms = max((order_of(one)[0] for one in checkpoints.values()), default=0) - bounds.pending_ms
-        run: _Run | None = None
-        async for page in event_pages.in_order(connection, partitions, archive):
-            for row in page:
-                if run is None or run.partition != row["partition"]:
-                    if run is not None:
-                        report.close(run, before_ms)
-                    run = _Run(row["partition"], orders, bounds, checkpoints)
-                report.add(run.take(row))
-            report.events += len(page)
-            tell(len(page))
-        if run is not None:
+        for family in pile:
+            run = _Run(orders, bounds, checkpoints)
+            async for page in event_pages.in_order(connection, family, archive):
+                for row in page:
+                    report.add(run.take(row))
+                report.events += len(page)
+                tell(len(page))
             report.close(run, before_ms)
+            report.partitions += len(family)
     return report
 
 
@@ -140,25 +141,39 @@ def names() -> dict[str, str]:
 
 
 class _Run:
-    """One partition: rows in, through the window, under the checks."""
+    """One family of partitions: rows in, through the window, under the checks."""
 
-    def __init__(self, partition: int, orders: Orders, bounds: Bounds, checkpoints: dict[str, str]) -> None:
-        self.partition = partition
-        known = Partition(partition)
-        streams: dict[Stream, str] = {
-            "tasks": known.tasks,
-            "decisions": known.decisions,
-            "outcomes": known.outcomes,
-        }
-        taken_in = {name: order_of(checkpoints[stream])[0] for name, stream in streams.items() if stream in checkpoints}
-        self._stages: dict[str, Stream] = {stream: name for name, stream in streams.items()}
+    def __init__(self, orders: Orders, bounds: Bounds, checkpoints: dict[str, str]) -> None:
+        self._checkpoints = checkpoints
+        self._partition: int | None = None
+        self._stages: dict[str, Stream] = {}
         self._view = View()
-        self.checker = HistoryChecker(orders, whole=bounds.whole, stop_bound_ms=bounds.stop_ms, taken_in=taken_in)
+        self.checker = HistoryChecker(orders, whole=bounds.whole, stop_bound_ms=bounds.stop_ms)
 
     def take(self, row: Any) -> list[Finding]:
+        found = self._enter(row["partition"]) if row["partition"] != self._partition else []
         entry = Entry(self._stages[row["stream"]], order_of(row["entry_id"]), EVENTS.decode(row["body"]))
-        return [found for ready in self._view.pass_through(entry) for found in self.checker.take(ready)]
+        return [*found, *(one for ready in self._view.pass_through(entry) for one in self.checker.take(ready))]
 
     def end(self, before_ms: int) -> list[Finding]:
-        found = [one for entry in self._view.rest() for one in self.checker.take(entry)]
-        return [*found, *self.checker.finish(before_ms)]
+        return [*self._rest(), *self.checker.finish(before_ms)]
+
+    def _enter(self, partition: int) -> list[Finding]:
+        """Go on with another partition. A tenant that is in both had ended everything in the one before."""
+        found, self._view = self._rest(), View()
+        known = Partition(partition)
+        streams: dict[str, Stream] = {
+            known.tasks: "tasks",
+            known.decisions: "decisions",
+            known.outcomes: "outcomes",
+        }
+        self._partition, self._stages = partition, streams
+        self.checker.live.taken_in = {
+            name: order_of(self._checkpoints[stream])[0]
+            for stream, name in streams.items()
+            if stream in self._checkpoints
+        }
+        return found
+
+    def _rest(self) -> list[Finding]:
+        return [one for entry in self._view.rest() for one in self.checker.take(entry)]
