@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from uuid import UUID
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID, uuid4
 
 import pytest
 
+from shared.events.tasks import TaskType, task_id_of
 from shared.partitions import partition_of
 from tests.load import Load
 from tests.stack import Stack, eventually
@@ -48,27 +51,52 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
 @pytest.mark.timeout(300)
 def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[..., Stack]) -> None:
     """From 2 to 4 partitions: half of the tenants go elsewhere, with what they have spent and what is not certain."""
-    stack = new_stack(SKELDIR_PARTITIONS="2")
+    stack = new_stack(SKELDIR_PARTITIONS="2", SKELDIR_PROVIDER_TIMEOUT_MS="1500", SKELDIR_LATE_RESULT_SECONDS="0")
     load = Load(stack, 4, simulated_delay_ms=20)
     moved = next(one for one in load.users if _in(one, 4) == 2)
-    old = stack.run(key=load.keys[moved], request_id="before")
+    spender, by_inbox = str(uuid4()), {tenant: [str(uuid4()) for _ in range(30)] for tenant in load.users}
+    key = stack.key(moved, spender)
+    stack.cli("limits", "set", "--tenant", moved, "--user", spender, "--monthly-cents", "1")
+    spent = [stack.run(key=key, request_id=f"spent {n}", prompt={"simulated_cost_cents": 0.4}) for n in range(2)]
+    lost = stack.run(key=load.keys[moved], prompt={"simulated_delay_ms": 9000, "simulated_cost_cents": 0.1})
+    assert lost["failure_reason"] == "provider_timeout"
     with load.running(clients_each=2):
         load.until_all_have(3)
-        grown = stack.cli("partitions", "grow", "4").stdout
+        with ThreadPoolExecutor(1) as producer:
+            putting = producer.submit(_put, stack, load, by_inbox)
+            grown = stack.cli("partitions", "grow", "4").stdout
+            putting.result()
         assert "2 -> 4 partitions" in grown and "taken it up" not in grown, grown
         load.until_all_have(3)
     print(grown)
     shown = json.loads(stack.cli("partitions", "show", "--json").stdout)
     assert (shown["partitions"], shown["before"]) == (4, [2])
-    assert stack.run(key=load.keys[moved], request_id="before")["task_id"] == old["task_id"]
+    assert {row["door"] for row in shown["each"]} == {"yes"}
+    # The request of before is the same task, and what was spent counts.
+    again = stack.run(key=key, request_id="spent 1", prompt={"simulated_cost_cents": 0.4})
+    assert again["task_id"] == spent[1]["task_id"]
+    assert stack.run(key=key, prompt={"simulated_cost_cents": 0.4})["blocked_reason"] == "monthly_cap_exceeded"
+    order = ("--cost-cents", "0.05", "--reason", "the invoice", "--json")
+    assert json.loads(stack.cli("reconcile", lost["task_id"], *order).stdout)["settled"] is True
     accounts = [str(name, "ascii") for name in stack.redis().scan_iter("{skeldir:*}:account:*")]
     homes = {(_in(name.split(":")[3], 4), int(name[len("{skeldir:")])) for name in accounts}
     assert homes == {(number, number) for number in range(4)}, "each is where it belongs, and nowhere else"
-    load.ends[moved].append((0.0, old["task_id"]))
+    for tenant, requests in by_inbox.items():
+        load.ends[tenant] += [(0.0, str(task_id_of(UUID(tenant), TaskType.ROUTE, one))) for one in requests]
     eventually(load.is_booked, "each task has one end in the books", 60)
     for how in ("verify", "verify --history", "rebuild"):
         done = stack.cli("ledger", *how.split(), check=False)
         assert done.returncode == 0, (how, done.stdout, done.stderr)
+
+
+def _put(stack: Stack, load: Load, requests: dict[str, list[str]]) -> None:
+    """Onto the inbox, one of each tenant after the other, for as long as it takes to grow."""
+    log = stack.redis()
+    for of_all in zip(*requests.values(), strict=True):
+        for tenant, request in zip(requests, of_all, strict=True):
+            task = {"tenant_id": tenant, "user_id": load.users[tenant], "request_id": request, "task_type": "route"}
+            log.xadd("skeldir:inbox", {"data": json.dumps({**task, "prompt": {"simulated_cost_cents": 0.01}})})
+        time.sleep(0.03)
 
 
 def _in(tenant: str, partitions: int) -> int:
