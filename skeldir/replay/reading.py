@@ -15,6 +15,7 @@ from uuid import UUID
 from services.ledger import event_pages
 from services.ledger.archive.record import Archive, find_whole
 from services.ledger.event_pages import Caused
+from services.ledger.families import Family, families
 from services.ledger.processes import Progress, Tell, piles, shared
 from services.ledger.sessions import Connection, export, snapshot
 from services.policy.state import Owner
@@ -81,14 +82,15 @@ async def _replay(database_url: str, question: Question, progress: Progress | No
         orders = [(name, parse_control(body)) for name, body in await event_pages.of_control(connection)]
         rows = await connection.fetch(_SHARES, list(DECIDED), at(question.until_ms))
         archive = await find_whole(connection, question.archive)
-        steps = Counter({row["partition"]: row["steps"] for row in rows})
+        count = Counter({row["partition"]: row["steps"] for row in rows})
         for one in archive.files:
-            steps[one.chain] += one.rows // 2  # about
+            count[one.chain] += one.rows // 2  # about
+        steps = {one: sum(count[number] for number in one) for one in families(count, (order for _, order in orders))}
         in_order = sorted(orders, key=lambda one: order_of(one[0]))
         work = partial(_replay_some, database_url, await export(connection), question, in_order, archive)
         pieces = piles(steps, WORTH_A_PROCESS)
         tallies = await shared(work, pieces, sum(steps.values()), progress)
-    report = ReplayReport(partitions=len(steps), processes=len(pieces))
+    report = ReplayReport(partitions=len(count), processes=len(pieces))
     for tally in tallies:
         report.tally.add(tally)
     return report
@@ -100,29 +102,23 @@ async def _replay_some(
     question: Question,
     orders: Orders,
     archive: Archive,
-    partitions: Sequence[int],
+    pile: Sequence[Family],
     tell: Tell,
 ) -> Tally:
-    """Some partitions, one after another."""
+    """Some families of partitions, one after another."""
     tally = Tally()
-    streams = {number: Partition(number).decisions for number in partitions}
-    at_once: tuple[int | None, Replay | None] = (None, None)
     async with snapshot(database_url, exported, timeout_s=TIMEOUT_S) as connection:
         await connection.execute("SET LOCAL work_mem = '128MB'")
         until = at(question.until_ms)
-        async for page in event_pages.with_causes(connection, streams, until, DECIDED, archive):
-            keys = await _keys(connection, question.masters, page)
-            for event in page:
-                partition, one = at_once
-                if one is None or partition != event.partition:
-                    if one is not None:
-                        one.finish()
-                    one = Replay(orders, question.scenario, question.recorded, question.since_ms, tally)
-                    at_once = event.partition, one
-                one.take(_step(keys, event))
-            tell(len(page))
-    if at_once[1] is not None:
-        at_once[1].finish()
+        for family in pile:
+            streams = {number: Partition(number).decisions for number in family}
+            one = Replay(orders, question.scenario, question.recorded, question.since_ms, tally)
+            async for page in event_pages.with_causes(connection, streams, until, DECIDED, archive):
+                keys = await _keys(connection, question.masters, page)
+                for event in page:
+                    one.take(_step(keys, event))
+                tell(len(page))
+            one.finish()
     return tally
 
 

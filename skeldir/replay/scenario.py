@@ -34,7 +34,7 @@ SETTINGS = (
     "unpriced_worst_case_cents",
 )  # fmt: skip
 # Orders that say nothing about what may be spent, or that hold for a time only.
-NO_LIMITS = ("key.", "attempt.", "dead_letter.", "shutoff.", "provider_breaker.")
+NO_LIMITS = ("key.", "attempt.", "dead_letter.", "shutoff.", "provider_breaker.", "partitions.")
 # An entry id after all others, and always the same: a quota is known by the entry that first set it.
 _AFTER_ALL_MS = 253_402_300_799_000
 _LIMITS = (LimitsSet, QuotaSet, QuotaUnset, BoundsSet, BoundsUnset, DowngradeSet, DowngradeUnset)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -49,7 +50,7 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
 
 
 @pytest.mark.timeout(300)
-def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[..., Stack]) -> None:
+def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
     """From 2 to 4 partitions: half of the tenants go elsewhere, with what they have spent and what is not certain."""
     stack = new_stack(SKELDIR_PARTITIONS="2", SKELDIR_PROVIDER_TIMEOUT_MS="1500", SKELDIR_LATE_RESULT_SECONDS="0")
     load = Load(stack, 4, simulated_delay_ms=20)
@@ -87,6 +88,8 @@ def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[...,
     for how in ("verify", "verify --history", "rebuild"):
         done = stack.cli("ledger", *how.split(), check=False)
         assert done.returncode == 0, (how, done.stdout, done.stderr)
+    same = json.loads(_replayed(stack, tmp_path))
+    assert not same["changes"] and {one["replayed_cents"] == one["recorded_cents"] for one in same["tenants"]} == {True}
 
 
 def _put(stack: Stack, load: Load, requests: dict[str, list[str]]) -> None:
@@ -97,6 +100,11 @@ def _put(stack: Stack, load: Load, requests: dict[str, list[str]]) -> None:
             task = {"tenant_id": tenant, "user_id": load.users[tenant], "request_id": request, "task_type": "route"}
             log.xadd("skeldir:inbox", {"data": json.dumps({**task, "prompt": {"simulated_cost_cents": 0.01}})})
         time.sleep(0.03)
+
+
+def _replayed(stack: Stack, folder: Path) -> str:
+    (folder / "same.json").write_text("{}")
+    return stack.cli("replay", "--limits", str(folder / "same.json"), "--json").stdout
 
 
 def _in(tenant: str, partitions: int) -> int:
