@@ -111,11 +111,15 @@ async def _count(redis: Redis, settings: Settings) -> tuple[Settings, Finding]:
     try:
         number = await look(redis, settings)
     except WrongCount as error:
-        found = await recorded(redis)
-        number = settings.partitions if found is None else found.number
+        known = await recorded(redis)
+        number = settings.partitions if known is None else known.number
         said = judged("partitions", False, str(error), "no service starts with it", PARTITIONS)
     else:
-        said = Finding("partitions", True, str(number))
+        closed = [one for one in range(number) if await redis.get(Partition(one).fence) == b"closed"]
+        growing = "the log is being grown, or was: if no `skeldir partitions grow` runs, run it again"
+        said = judged(
+            "partitions", not closed, f"{number}" + ("; new tasks wait" if closed else ""), growing, PARTITIONS
+        )
     return settings.model_copy(update={"partitions": number}), said
 
 

@@ -20,6 +20,7 @@ from shared.money import from_cents
 from shared.partitions import Partition
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
 
 DEADLINE_S = 30.0
 
@@ -41,14 +42,16 @@ class Bench:
         self.serial = 0
 
     @asynccontextmanager
-    async def writer(self, name: str, *, vouched: bool = True, **changed: Any) -> AsyncIterator[PartitionWriter]:
+    async def writer(
+        self, name: str, *, vouched: bool = True, partitions: Partitions | None = None, **changed: Any
+    ) -> AsyncIterator[PartitionWriter]:
         """A writer that wants this partition's lease, until the block ends (it is then killed, not stopped)."""
         redis = self.policy()
         if vouched:
             await self.vouch()
         settings = self.settings.model_copy(update=changed)
         control, clock = ControlReader(redis, settings.control_staleness_ms), ServerClock()
-        writer = PartitionWriter(redis, self.partition, name, control, clock, settings)
+        writer = PartitionWriter(redis, self.partition, name, control, clock, settings, partitions)
         tasks = [asyncio.create_task(work) for work in (control.follow(), clock.follow(redis), writer.run())]
         try:
             yield writer

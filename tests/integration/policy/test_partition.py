@@ -10,9 +10,10 @@ import pytest
 from redis.asyncio import Redis
 
 from shared.events.decisions import TaskAllowed
-from shared.events.envelope import follow
+from shared.events.envelope import Envelope, follow
 from shared.events.outcomes import TaskFailed, TaskSucceeded, Usage
 from shared.money import from_cents
+from shared.streams.growing import Partitions
 from shared.streams.lease import Fenced
 from tests.integration.policy.conftest import Bench
 from tests.unit.policy.world import ref
@@ -166,9 +167,8 @@ async def _token(writer: object) -> int:
     return int(bool(writer.token))  # type: ignore[attr-defined]
 
 
-async def test_an_uncertain_attempt_is_reconciled_once_whoever_leads(
-    bench: Bench, redis_as: Callable[[str], Redis]
-) -> None:
+async def held(bench: Bench) -> Envelope:
+    """An allow whose attempt is uncertain: its reservation is held."""
     event = bench.submitted()
     async with bench.writer("one"):
         await bench.submit(event)
@@ -184,16 +184,39 @@ async def test_an_uncertain_attempt_is_reconciled_once_whoever_leads(
         end = follow(allowed, failed, source="/skeldir/executor", now_ms=2)
         await bench.executor.xadd(bench.partition.outcomes, end.to_entry())
         await bench.decisions(1, "reservation.ended")
-    # Nobody leads when the order comes; the next two writers find it.
+    return allowed
+
+
+async def reconcile(bench: Bench, allowed: Envelope, operator: Redis) -> None:
     order = {"type": "attempt.reconciled", "tenant_id": str(bench.tenant), "decision_id": str(allowed.id)}
     data = orjson.dumps({**order, "cost_cents": "0.25", "reason": "invoice", "actor": "ann"})
-    await redis_as("operator").xadd("skeldir:control", {"data": data})
+    await operator.xadd("skeldir:control", {"data": data})
+
+
+async def test_what_is_left_of_a_tenant_that_went_elsewhere_is_not_settled_here(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
+    """The log has grown, and its old copy of the reservation is still there."""
+    await reconcile(bench, await held(bench), redis_as("operator"))
+    async with bench.writer("two", partitions=Partitions(4)):
+        await bench.submit(bench.submitted())
+        await bench.decisions(2)
+    assert len(await bench.decisions(1, "reservation.ended")) == 1
+    assert not await bench.decisions(0, "attempt.resolved")
+
+
+async def test_an_uncertain_attempt_is_reconciled_once_whoever_leads(
+    bench: Bench, redis_as: Callable[[str], Redis]
+) -> None:
+    allowed = await held(bench)
+    # Nobody leads when the order comes; the next two writers find it.
+    await reconcile(bench, allowed, redis_as("operator"))
     for name in ("two", "three"):
         async with bench.writer(name):
-            held, ended = await bench.decisions(2, "reservation.ended")
+            kept, ended = await bench.decisions(2, "reservation.ended")
             await bench.submit(bench.submitted())
             await bench.decisions(2 if name == "two" else 3, "task.")
-    assert [event.data.how for event in (held, ended)] == ["held", "settled"]  # type: ignore[attr-defined]
+    assert [event.data.how for event in (kept, ended)] == ["held", "settled"]  # type: ignore[attr-defined]
     assert ended.data.settled == from_cents("0.25")  # type: ignore[attr-defined]
     assert len(await bench.decisions(2, "reservation.ended")) == 2
     assert len(await bench.decisions(1, "attempt.resolved")) == 1
