@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.events.tasks import TaskType, task_id_of
-from shared.partitions import partition_of
+from shared.partitions import Partition, partition_of
 from tests.load import Load
 from tests.stack import Stack, eventually
 
@@ -30,6 +31,7 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
     for command in (("serve", "policy"), ("tail",), ("limits", "show", *who), ("restore", "gap")):
         refused = stack.cli_in(other, *command)
         assert (refused.returncode, refused.stderr.strip()) == (2, f"skeldir: {SAID}"), command
+    _a_growth_that_does_not_come_to_its_end_changes_nothing(stack)
     # A stop does not depend on it.
     stopped = stack.cli_in(other, "kill-switch", "engage", "--tenant", stack.ready["tenant_id"], "--reason", "test")
     assert stopped.returncode == 0, stopped.stderr
@@ -47,6 +49,31 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
         check=False,
     )
     assert (again.returncode, again.stderr.strip()) == (2, f"skeldir: {SAID}")
+
+
+def _a_growth_that_does_not_come_to_its_end_changes_nothing(stack: Stack) -> None:
+    """It is out of time, or it is killed: new tasks are taken again, by themselves."""
+    assert "no multiple of 2" in stack.refused("partitions", "grow", "3")
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(stack.run, prompt={"simulated_delay_ms": 6000})
+        fences = [Partition(number).fence for number in range(2)]
+        eventually(lambda: "task.allowed" in _newest(stack) or None, "the long call is under way")
+        late = stack.cli("partitions", "grow", "4", "--timeout", "1", check=False)
+        assert late.returncode == 1 and "executors have not ended 1 decisions. Nothing has changed" in late.stderr
+        assert stack.run()["status"] == "success"
+        command = [sys.executable, "-m", "skeldir", "partitions", "grow", "4"]
+        with subprocess.Popen(command, env=stack.environment, stdout=subprocess.DEVNULL) as killed:
+            eventually(lambda: stack.redis().mget(fences) == [b"closed"] * 2 or None, "it has closed the log")
+            killed.kill()
+        assert stack.run()["status"] == "success", "it waited until the log was open again, and no longer"
+        assert long.result()["status"] == "success"
+    assert json.loads(stack.cli("partitions", "show", "--json").stdout)["partitions"] == 2
+
+
+def _newest(stack: Stack) -> str:
+    """Of what policy has decided, the types of the last few."""
+    found = [stack.redis().xrevrange(Partition(number).decisions, count=3) for number in range(2)]
+    return " ".join(str(fields[b"type"], "ascii") for page in found for _, fields in page)
 
 
 @pytest.mark.timeout(300)
@@ -88,8 +115,20 @@ def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[...,
     for how in ("verify", "verify --history", "rebuild"):
         done = stack.cli("ledger", *how.split(), check=False)
         assert done.returncode == 0, (how, done.stdout, done.stderr)
+    _it_is_restored_as_large(stack, key)
     same = json.loads(_replayed(stack, tmp_path))
     assert not same["changes"] and {one["replayed_cents"] == one["recorded_cents"] for one in same["tenants"]} == {True}
+
+
+def _it_is_restored_as_large(stack: Stack, key: str) -> None:
+    """The log is lost with its disk: the books know that it had grown, whatever the settings say."""
+    stack.stop()
+    shutil.rmtree(stack.data / "valkey")
+    stack.cli("restore", "log")
+    stack.start()
+    shown = json.loads(stack.cli("partitions", "show", "--json").stdout)
+    assert (shown["partitions"], shown["before"]) == (4, [2])
+    assert stack.run(key=key, prompt={"simulated_cost_cents": 0.4})["blocked_reason"] == "monthly_cap_exceeded"
 
 
 def _put(stack: Stack, load: Load, requests: dict[str, list[str]]) -> None:
