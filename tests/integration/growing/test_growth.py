@@ -228,7 +228,8 @@ async def test_an_outcome_that_came_late_goes_after_its_tenant(log: Log) -> None
         task = TaskRef(task_id=uuid4(), request_id="r", task_type=TaskType.ROUTE, provider="stub", model="m")
         told = AttemptResolved(task=task, decision_id=uuid4(), spend="none", usage=Usage(), by="late_result")
         event = new(told, event_id=uuid4(), source="/t", subject="s", now_ms=1, tenantid=tenant, userid=log.user)
-        say = _then("switched", log, Partition(1).outcomes, event.to_entry())
+        entry = [word for pair in event.to_entry().items() for word in pair]
+        say = _then("switched", log, "XADD", Partition(1).outcomes, "*", *entry)
         grown = await grow(log.redis, NEW, "ann", 5, say)
         found: Any = await log.redis.xrange(Partition(3).outcomes)
         assert grown.forwarded == len(found) == moved
@@ -237,11 +238,16 @@ async def test_an_outcome_that_came_late_goes_after_its_tenant(log: Log) -> None
 
 async def test_what_changed_after_the_copy_is_not_lost(log: Log) -> None:
     """Whoever got in between, the switch is not made."""
-    for stream in (Partition(1).tasks, Partition(1).outcomes):
+    one = Partition(1)
+    for said, command in {
+        "tasks": ("XADD", one.tasks, "*", "data", "{}"),
+        "outcomes": ("XADD", one.outcomes, "*", "data", "{}"),
+        "lease": ("HINCRBY", one.lease("policy"), "token", 1),
+    }.items():
         await log.redis.flushall()
         await log.fill()
-        with pytest.raises(CannotGrow, match="has changed meanwhile"):
-            await grow(log.redis, NEW, "ann", 5, _then("copied", log, stream))
+        with pytest.raises(CannotGrow, match=rf"has changed meanwhile \({said}\)"):
+            await grow(log.redis, NEW, "ann", 5, _then("copied", log, *command))
         assert await log.redis.get(PARTITIONS) == b"2" and await log.fences(OLD) == [b"2"] * OLD
 
 
@@ -292,13 +298,13 @@ async def test_on_a_cluster(new_folder: Callable[[], Path]) -> None:
         cluster.stop()
 
 
-def _then(step: str, log: Log, stream: str, entry: Any = None) -> Callable[[str], None]:
-    """Append an entry when the step is done; by a connection that does not wait."""
-    url = log.redis.connection_pool.connection_kwargs
-    client = blocking.Redis(host=url["host"], port=url["port"], username=url["username"], password=url["password"])
+def _then(step: str, log: Log, *command: Any) -> Callable[[str], None]:
+    """A command when the step is done; by a connection that does not wait."""
+    known = log.redis.connection_pool.connection_kwargs
+    client = blocking.Redis(**{name: known[name] for name in ("host", "port", "username", "password")})
 
     def say(done: str) -> None:
         if done == step:
-            client.xadd(stream, entry or {"data": "{}"})
+            client.execute_command(*command)
 
     return say
