@@ -18,10 +18,11 @@ from skeldir.growing.growth import CannotGrow, Grown, NotDrained, abandon, grow
 app = typer.Typer(help="How many partitions the log has.", no_args_is_help=True)
 
 STEPS = {
+    "copied ahead": "copied, while the system goes on",
     "closed": "closed: gateways let new tasks wait",
     "drained": "drained: all that was accepted has its end, and is in the books",
     "seized": "policy stands still",
-    "copied": "copied",
+    "copied": "copied what had changed meanwhile",
     "switched": "switched: the log has grown",
     "opened": "opened: new tasks are taken",
     "cleared": "cleared: what was left of it in the old places",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -14,11 +14,13 @@ from shared.control_state import order_of
 from shared.events.registry import EVENTS, UndecodableEvent
 from shared.partitions import Partition, partition_for
 from shared.streams.connection import LogClient
+from skeldir.growing.changed import Touched
 from skeldir.growing.places import Key, read_key
 
 ALL = "{skeldir:*}:*"
 PAGE = 500
 NOTHING = b"0-0"
+MOVED = ("account", "task")
 GONE = -2
 """What PTTL says of a key that is not there."""
 
@@ -30,6 +32,8 @@ class Copied:
     accounts: int = 0
     tasks: int = 0
     reservations: int = 0
+    again: int = 0
+    """Accounts and tasks that changed while they were copied, and were copied once more."""
 
 
 class Copies:
@@ -45,21 +49,38 @@ class Copies:
         async for keys in _keys(self._redis):
             await _drop(self._redis, [key.name for key in keys if key.partition.number >= self._present])
 
-    async def copy(self) -> Copied:
-        """Accounts, records of tasks and reservations. Cached answers stay behind: they are asked for again."""
+    async def copy(self, meanwhile: Callable[[], Awaitable[None]]) -> Copied:
+        """Accounts and records of tasks, in one pass over all keys; `meanwhile` is called again and again.
+
+        Cached answers stay behind: they are asked for again.
+        """
         done = Copied()
         async for keys in _keys(self._redis):
-            wanted = [key for key in keys if key.kind in ("account", "task")]
-            moves = [(key, self._goes_to(tenant, key.partition)) for key, tenant in await _owned(self._redis, wanted)]
-            moving = [(key, there) for key, there in moves if there is not None]
-            await self._restore(moving)
-            done.accounts += sum(key.kind == "account" for key, _ in moving)
-            done.tasks += sum(key.kind == "task" for key, _ in moving)
+            wanted = [key for key in keys if key.kind in MOVED and key.partition.number < self._present]
+            moving = await self._move(wanted)
+            done.accounts += sum(key.kind == "account" for key in moving)
+            done.tasks += sum(key.kind == "task" for key in moving)
+            await meanwhile()
+        return done
+
+    async def copy_again(self, touched: Touched) -> int:
+        """What has changed since it was copied; how much that was."""
+        names = {partition.task(task) for partition, task in touched.tasks}
+        for partition, tenant, user in touched.users:
+            names |= {partition.account(tenant, user), partition.account(tenant, None)}
+        found = 0
+        for some in _pages([name.encode() for name in sorted(names)]):
+            found += len(await self._move([key for name in some if (key := read_key(name)) is not None]))
+        return found
+
+    async def finish(self) -> int:
+        """Reservations, which are few, and new streams and positions; how many reservations."""
+        found = 0
         for number in range(self._present):
-            done.reservations += await self._reservations(Partition(number))
+            found += await self._reservations(Partition(number))
         for number in range(self._present, self._number):
             await self._begin(Partition(number), Partition(number % self._present))
-        return done
+        return found
 
     async def forward(self) -> int:
         """Outcomes that came too late to be settled before the switch, to where their tenant is now. The books know
@@ -84,18 +105,22 @@ class Copies:
         there = partition_for(tenant_id, self._number)
         return None if there == partition else there
 
-    async def _restore(self, moves: Sequence[tuple[Key, Partition]]) -> None:
-        dumps = await _all(self._redis, [("DUMP", key.name) for key, _ in moves])
-        lives = await _all(self._redis, [("PTTL", key.name) for key, _ in moves])
+    async def _move(self, keys: Sequence[Key]) -> list[Key]:
+        """Copy those of tenants that go elsewhere; which they were."""
+        moves = [(key, self._goes_to(tenant, key.partition)) for key, tenant in await _owned(self._redis, keys)]
+        moving = [(key, there) for key, there in moves if there is not None]
+        dumps = await _all(self._redis, [("DUMP", key.name) for key, _ in moving])
+        lives = await _all(self._redis, [("PTTL", key.name) for key, _ in moving])
         await _all(
             self._redis,
             [
                 # 0 would be for ever, which is what a life of -1 is.
                 ("RESTORE", key.in_partition(there), max(1, ttl) if ttl >= 0 else 0, dump, "REPLACE")
-                for (key, there), dump, ttl in zip(moves, dumps, lives, strict=True)
+                for (key, there), dump, ttl in zip(moving, dumps, lives, strict=True)
                 if dump is not None and ttl != GONE
             ],
         )
+        return [key for key, _ in moving]
 
     async def _reservations(self, partition: Partition) -> int:
         found = 0

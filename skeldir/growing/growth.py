@@ -1,8 +1,8 @@
 """Growing the log, step by step. What dies on the way leaves the log as it was, or as it is to be: doors that are
 closed open by themselves, leases end, and copies that nobody uses are removed when it is run again.
 
-    wipe -> close -> drain -> seize -> copy -> seal -> switch -> forward -> open -> give back -> clear
-                                                      ^ from here on it has grown
+    wipe -> copy ahead -> close -> drain -> seize -> copy the rest -> seal -> switch -> open -> give back -> clear
+                                                                              ^ from here on it has grown
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from shared.partitions import CONTROL, PARTITIONS, Partition
 from shared.streams.connection import LogClient, script
 from shared.streams.lease import Lease
 from shared.streams.partition_count import Count, count_of, recorded
+from skeldir.growing.changed import Changed
 from skeldir.growing.copies import Copied, Copies, clear
 from skeldir.growing.drained import left_in
 from skeldir.growing.places import problem_of
@@ -37,6 +38,8 @@ KEEP_S = 1.0
 SWITCH_MS = 5000
 SEAL_MS = 20_000
 LOOK_S = 0.05
+# Copying ahead ends when so few things changed during a round, or after so many rounds: they change faster than that.
+FEW, ROUNDS = 500, 10
 TAKEN_UP_S = 15.0
 
 Say = Callable[[str], None]
@@ -136,6 +139,7 @@ class _Growth:
         self._old = [Partition(one) for one in range(count.number)]
         self._all = [Partition(one) for one in range(number)]
         self._copies = Copies(redis, count.number, number)
+        self._changed = Changed(redis, self._old)
         self._leases = {one.number: Lease(redis, one.lease("policy"), owner, HOLD_MS) for one in self._old}
         self._tokens: dict[int, int] = {}
         self._seize = script(redis, PACKAGE, "seize")
@@ -146,18 +150,19 @@ class _Growth:
         memory: list[Any] = await self._redis.on_every_server("INFO", "memory")
         if any(map(is_full, memory)):
             raise CannotGrow("the log server's memory is nearly full, and copies need some")
-        await clear(self._redis, self._count.number)  # else what another growth left would be taken for the state
+        await clear(self._redis, self._count.number)
         await self._copies.wipe()
         self._say("wiped")
-        loop = asyncio.get_running_loop()
-        grown, closed_at = Grown(self._number, self._count.number), loop.time()
+        loop, grown = asyncio.get_running_loop(), Grown(self._number, self._count.number)
+        grown.copied = await self._copy_ahead()
+        closed_at = loop.time()
         try:
             async with _kept(self._close):
                 await self._close()
                 self._say("closed")
                 await self._drain(loop.time() + timeout_s)
                 async with _kept(self._hold):
-                    grown.copied = await self._copies.copy()
+                    await self._copy_the_rest(grown.copied)
                     self._say("copied")
             # Nothing is renewed any more that a seal lasts longer than.
             await self._seal_and_switch(actor)
@@ -176,6 +181,28 @@ class _Growth:
         self._say("cleared")
         grown.waiting = await self._taken_up()
         return grown
+
+    async def _copy_ahead(self) -> Copied:
+        """Most of it, while the system goes on. Then what has changed meanwhile, until that is little."""
+        await self._changed.begin()
+        copied = await self._copies.copy(self._changed.read)
+        for _ in range(ROUNDS):
+            await self._changed.read()
+            touched = self._changed.taken()
+            copied.again += await self._copies.copy_again(touched)
+            if len(touched) < FEW:
+                break
+        self._say("copied ahead")
+        return copied
+
+    async def _copy_the_rest(self, copied: Copied) -> None:
+        """Nobody changes anything any more."""
+        await self._changed.read()
+        copied.again += await self._copies.copy_again(self._changed.taken())
+        if not await self._changed.is_whole():  # the streams were trimmed before they were read
+            log.warning("what has changed is not known: all is copied once more")
+            await self._copies.copy(_nothing)
+        copied.reservations = await self._copies.finish()
 
     async def _close(self) -> None:
         """From now on gateways take nothing new; only for as long as this is said again."""
@@ -233,10 +260,12 @@ class _Growth:
         """As it was; unless the switch was made, and only its reply got lost. Else it opens by itself."""
         with suppress(RedisError):
             found = await recorded(self._redis)
-            if found is not None and found.number == self._count.number:
-                for partition in self._old:
-                    await self._redis.set(partition.fence, self._count.number)
+            if found is None or found.number != self._count.number:
+                return
+            for partition in self._old:
+                await self._redis.set(partition.fence, self._count.number)
             await self._give_back()
+            await self._copies.wipe()
 
     async def _give_back(self) -> None:
         await asyncio.gather(*(lease.give_back() for lease in self._leases.values()))
@@ -254,6 +283,10 @@ class _Growth:
             if not waiting or asyncio.get_running_loop().time() > deadline:
                 return waiting
             await asyncio.sleep(LOOK_S)
+
+
+async def _nothing() -> None:
+    """There is nothing to do meanwhile."""
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import orjson
 import pytest
 import redis as blocking
 
@@ -27,7 +28,12 @@ from tests.valkeys import ValkeyCluster
 
 OLD, NEW = 2, 4
 TTL_MS = 3_600_000
-STEPS = ("wiped", "closed", "drained", "seized", "copied", "sealed", "switched", "opened", "given back", "cleared")
+STEPS = (
+    "wiped", "copied ahead", "closed", "drained", "seized", "copied", "sealed", "switched", "opened", "given back",
+    "cleared",
+)  # fmt: skip
+# The ledger has taken in all decisions.
+BOOKED = "redis.call('HSET', KEYS[2], 'decisions', redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1][1])"
 BEFORE_SWITCH = STEPS[: STEPS.index("switched")]
 
 
@@ -220,6 +226,28 @@ async def test_the_writer_of_before_writes_nothing_more(log: Log) -> None:
     assert await policy.take() > token, "it was given back"
 
 
+async def test_what_changes_while_it_is_copied_is_copied_again(log: Log) -> None:
+    """Policy commits a change with an event; where that was trimmed before it was read, all is copied once more."""
+    one, tenant = Partition(1), log.tenants[3]
+    event = {"subject": str(log.task[tenant]), "tenantid": str(tenant), "userid": str(log.user)}
+    account = ("SET", one.account(tenant, log.user), encode_account(Account(version=77)))
+    said = ("XADD", one.decisions, "*", "type", "t", "data", orjson.dumps(event))
+    record = ("HSET", one.task(log.task[tenant]), "result", "new")
+    for trimmed in (False, True):
+        await log.redis.flushall()
+        await log.fill()
+        read = ("XREADGROUP", "GROUP", GROUP, "e", "NOACK", "STREAMS", one.decisions, ">")
+        trim = [("XTRIM", one.decisions, "MAXLEN", 0)] * trimmed
+        books = ("EVAL", BOOKED, 2, one.decisions, one.ledger)
+        grown = await grow(
+            log.redis, NEW, "ann", 5, _then("copied ahead", log, account, record, said, read, books, *trim)
+        )
+        moved = await log.redis.get(Partition(3).account(tenant, log.user))
+        assert moved is not None and decode_account(moved).version == 77, f"trimmed: {trimmed}"
+        assert await log.redis.hget(Partition(3).task(log.task[tenant]), "result") == b"new"
+        assert bool(grown.copied.again) is not trimmed
+
+
 async def test_an_outcome_that_came_late_goes_after_its_tenant(log: Log) -> None:
     """As what an uncertain call came to, told by an executor that did not know yet that the log has grown."""
     for tenant, moved in ((log.tenants[3], 1), (log.tenants[1], 0)):
@@ -229,7 +257,7 @@ async def test_an_outcome_that_came_late_goes_after_its_tenant(log: Log) -> None
         told = AttemptResolved(task=task, decision_id=uuid4(), spend="none", usage=Usage(), by="late_result")
         event = new(told, event_id=uuid4(), source="/t", subject="s", now_ms=1, tenantid=tenant, userid=log.user)
         entry = [word for pair in event.to_entry().items() for word in pair]
-        say = _then("switched", log, "XADD", Partition(1).outcomes, "*", *entry)
+        say = _then("switched", log, ("XADD", Partition(1).outcomes, "*", *entry))
         grown = await grow(log.redis, NEW, "ann", 5, say)
         found: Any = await log.redis.xrange(Partition(3).outcomes)
         assert grown.forwarded == len(found) == moved
@@ -247,8 +275,20 @@ async def test_what_changed_after_the_copy_is_not_lost(log: Log) -> None:
         await log.redis.flushall()
         await log.fill()
         with pytest.raises(CannotGrow, match=rf"has changed meanwhile \({said}\)"):
-            await grow(log.redis, NEW, "ann", 5, _then("copied", log, *command))
+            await grow(log.redis, NEW, "ann", 5, _then("copied", log, command))
         assert await log.redis.get(PARTITIONS) == b"2" and await log.fences(OLD) == [b"2"] * OLD
+
+
+async def test_the_switch_is_not_made_late_nor_on_another_number(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    say = _then("sealed", log, ("SET", PARTITIONS, "2 1"))
+    with pytest.raises(CannotGrow, match="somebody else has changed the number"):
+        await grow(log.redis, NEW, "ann", 5, say)
+    monkeypatch.setattr(growth, "SWITCH_MS", -1)  # as if sealing had taken so long
+    with pytest.raises(CannotGrow, match="away too long"):
+        await grow(log.redis, NEW, "ann", 5, silent)
+    assert await log.redis.get(PARTITIONS) == b"2 1" and not await log.orders()
+    assert await log.fences(OLD) == [b"2"] * OLD
+    await log.check(OLD)
 
 
 async def test_it_says_what_it_does_not_do(log: Log) -> None:
@@ -298,13 +338,14 @@ async def test_on_a_cluster(new_folder: Callable[[], Path]) -> None:
         cluster.stop()
 
 
-def _then(step: str, log: Log, *command: Any) -> Callable[[str], None]:
-    """A command when the step is done; by a connection that does not wait."""
+def _then(step: str, log: Log, *commands: tuple[Any, ...]) -> Callable[[str], None]:
+    """Commands when the step is done; by a connection that does not wait."""
     known = log.redis.connection_pool.connection_kwargs
     client = blocking.Redis(**{name: known[name] for name in ("host", "port", "username", "password")})
 
     def say(done: str) -> None:
         if done == step:
-            client.execute_command(*command)
+            for one in commands:
+                client.execute_command(*one)
 
     return say
