@@ -146,3 +146,18 @@ def test_a_dead_server_costs_its_tenants_seconds_and_nobody_a_task(stack: Stack,
     eventually(load.is_booked, "each task has one end in the books", 60)
     verified = stack.cli("ledger", "verify", "--history", check=False)
     assert verified.returncode == 0, verified.stdout
+
+
+def test_it_grows_under_load_also_on_what_is_left(stack: Stack) -> None:
+    """Last of all: the partitions are others afterwards, on other servers."""
+    load = Load(stack, 2 * PARTITIONS)
+    with load.running(clients_each=1):
+        load.until_all_have(2)
+        print(stack.cli("partitions", "grow", str(2 * PARTITIONS)).stdout)
+        load.until_all_have(2)
+    body = {"model": "stub:model", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    for key in load.keys.values():
+        reply = stack.post("/v1/chat/completions", body, key=key)
+        assert reply.status_code == 200 and reply.text.rstrip().endswith("data: [DONE]"), reply.text
+    verified = stack.cli("ledger", "verify", "--history", check=False)
+    assert verified.returncode == 0, verified.stdout
