@@ -156,8 +156,8 @@ def test_it_grows_under_load_also_on_what_is_left(stack: Stack) -> None:
         print(stack.cli("partitions", "grow", str(2 * PARTITIONS)).stdout)
         load.until_all_have(2)
     body = {"model": "stub:model", "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-    for key in load.keys.values():
-        reply = stack.post("/v1/chat/completions", body, key=key)
+    for of_tenant in load.keys.values():
+        reply = stack.post("/v1/chat/completions", body, key=of_tenant)
         assert reply.status_code == 200 and reply.text.rstrip().endswith("data: [DONE]"), reply.text
     verified = stack.cli("ledger", "verify", "--history", check=False)
     assert verified.returncode == 0, verified.stdout

@@ -27,6 +27,7 @@ is in cents, exact; times are those of the events. Over HTTP: [reads](../reads.m
 MEANINGS: dict[str, dict[str, str]] = {
     "The books": {
         "events": "Every event as it stood in the log. Appended to, never changed; a partition a month.",
+        "event_archives": "Files that months of events went into, each with the part of a chain that it holds.",
         "event_chains": "The end of each hash chain over the events: the next row follows on `head`.",
         "event_seals": "Ends of chains, signed.",
         "checkpoints": "Up to where each stream is in the books.",

@@ -24,6 +24,8 @@ from tests.supply_chain.licences import licence
 from tests.supply_chain.pins import RUNTIME, pins
 
 ROOT = Path(__file__).resolve().parents[2]
+EXTRAS = {"archive"}
+"""Those that the lock has."""
 UPLOT = ROOT / "services" / "ledger" / "console" / "static" / "uplot.js"
 
 
@@ -37,16 +39,16 @@ def needs(name: str, extras: set[str]) -> list[Requirement]:
     ]
 
 
-def graph(root: str) -> dict[str, set[str]]:
-    """Package -> what it needs, of all that the root leads to."""
+def graph(root: str, extras: set[str]) -> dict[str, set[str]]:
+    """Package -> what it needs, of all that the root leads to with these extras."""
     found: dict[str, set[str]] = {}
     asked: dict[str, set[str]] = {}
-    waiting: list[tuple[str, set[str]]] = [(root, set())]
+    waiting: list[tuple[str, set[str]]] = [(root, extras)]
     while waiting:
-        name, extras = waiting.pop()
-        if name in found and extras <= asked[name]:
+        name, wanted = waiting.pop()
+        if name in found and wanted <= asked[name]:
             continue
-        asked[name] = asked.get(name, set()) | extras
+        asked[name] = asked.get(name, set()) | wanted
         needed = needs(name, asked[name])
         found[name] = {canonicalize_name(one.name) for one in needed}
         waiting += [(canonicalize_name(one.name), set(one.extras)) for one in needed]
@@ -77,7 +79,7 @@ def bill() -> Bom:
     bom = Bom(components=[*components.values(), uplot])
     bom.metadata.component = root
     bom.metadata.tools.components.add(this_component())
-    for name, needed in graph("skeldir").items():
+    for name, needed in graph("skeldir", EXTRAS).items():
         depends = [components[one] for one in needed]
         bom.register_dependency(components.get(name, root), [*depends, uplot] if name == "skeldir" else depends)
     return bom

@@ -151,15 +151,9 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             who = {"tenant_id": event.tenant_id, "user_id": event.user_id, "role": event.role, "until": event.until}
             return [Patch(KEYS, {**row, **who, "secret_sha256": event.secret_sha256})]
         case KeyRevoked():
-            if not any(key.key_id == event.key_id for key in before.keys.values()):
-                return []
-            row = {
-                "key_id": event.key_id,
-                "revoked_stamp": order,
-                "revoked_at": event.until or now,
-                "revoked_by": actor,
-            }
-            return [Patch(KEYS, row)]
+            revoked = {"revoked_stamp": order, "revoked_at": event.until or now, "revoked_by": actor}
+            known = any(key.key_id == event.key_id for key in before.keys.values())
+            return [Patch(KEYS, {"key_id": event.key_id, **revoked})] if known else []
         case WebhookSet() | WebhookRemoved():
             return []  # what is sent is no projection: see services/ledger/webhooks
         case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
