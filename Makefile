@@ -6,6 +6,9 @@ STAMP := $(VENV)/.ready
 SEEDS ?= 1000
 MINUTES ?= 1
 
+# Many processes start, in the demo and in the suite: what one of them has compiled, the others need not.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types bench simulate chaos screenshots lock schemas reference docs sbom audit clean
 
@@ -39,8 +42,8 @@ simulate: setup ## seeded histories: make simulate SEEDS=n, or SEED=n for one
 chaos: setup ## real processes and servers under fire: make chaos MINUTES=n
 	$(BIN)/python -m tests.chaos --minutes $(MINUTES)
 
-bench: setup ## measured beside the limits, in one run
-	$(BIN)/python -m tests.bench
+bench: setup ## measured beside the limits, in one run; SHORT=1: two minutes, compared with the committed ratios
+	$(BIN)/python -m tests.bench $(if $(SHORT),--short)
 
 screenshots: setup ## docs/images again, in a Chromium
 	$(BIN)/python -m tests.screenshots

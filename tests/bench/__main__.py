@@ -32,6 +32,7 @@ from tests.bench import (
     limits,
     purges,
     recovery,
+    scale_out,
     stops,
 )
 from tests.bench.figures import Figure
@@ -42,6 +43,7 @@ ALL: dict[str, Measurement] = {
     "chain": chain.measure,
     "door": door.measure,
     "growth": growth.measure,
+    "scale_out": scale_out.measure,
     "recovery": recovery.measure,
     "stops": lambda: asyncio.run(stops.measure()),
     "limits": limits.measure,

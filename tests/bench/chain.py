@@ -10,11 +10,12 @@ import asyncio
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import psycopg
 
 from shared.partitions import INBOX
@@ -27,6 +28,7 @@ from tests.stack import Stack
 
 AT_ONCE = (1, 16, 64, 256)
 IDLE_S = 5.0
+TRIMMED_S = 3.0
 
 
 def measure(tasks: int = 3000, turns: int = 3, at_once: Sequence[int] = AT_ONCE) -> list[Figure]:
@@ -38,8 +40,10 @@ def measure(tasks: int = 3000, turns: int = 3, at_once: Sequence[int] = AT_ONCE)
         with BareServer(answer) as bare:
             for callers in at_once:
                 figures += chain.over_http(bare.url, callers, max(100, tasks * callers // (callers + 16)), turns)
+        before = chain.stored()
         figures += chain.from_the_inbox(tasks, turns)
         figures.append(chain.memory("memory under load"))
+        figures.append(_bytes(before, chain.stored(), 3 * turns * tasks))
     return figures
 
 
@@ -50,8 +54,8 @@ class Chain:
         self._stack = stack
         self._log: Any = stack.redis()
         self._url = stack.ready["gateway_url"]
-        self._tenants = tenants_of_all_partitions()
-        self._keys = [stack.key(tenant) for tenant in self._tenants]
+        self.tenants = tenants_of_all_partitions()
+        self._keys = [stack.key(tenant) for tenant in self.tenants]
 
     def warm(self) -> bytes:
         """Everything is loaded. The body of an answer."""
@@ -76,6 +80,13 @@ class Chain:
         found = {name: memory_mb(family) for name, family in families(self._stack).items()}
         text = ", ".join(f"{name} {value:.0f}" for name, value in found.items())
         return Figure(what, f"{text} MB", numbers={f"{name}_mb": value for name, value in found.items()})
+
+    def stored(self) -> dict[str, int]:
+        """Bytes in the log server, when what all have read is trimmed, and in the database."""
+        time.sleep(TRIMMED_S)
+        with psycopg.connect(self._stack.ready["admin_database_url"], autocommit=True) as books:
+            row = books.execute("SELECT pg_database_size(current_database())").fetchone()
+        return {"log": int(self._log.info("memory")["used_memory"]), "books": int(row[0]) if row else 0}
 
     def over_http(self, bare: str, at_once: int, tasks: int, turns: int) -> list[Figure]:
         """Tasks that are waited for; repeats of tasks that have ended; and the bare server."""
@@ -108,14 +119,14 @@ class Chain:
     def from_the_inbox(self, tasks: int, turns: int) -> list[Figure]:
         """Into the inbox all at once, until the books have every event of them."""
         spent: dict[str, list[dict[str, float]]] = {"new": [], "blocked": [], "cached": []}
-        blocked, again = str(uuid4()), [(tenant, str(uuid4())) for tenant in self._tenants]
+        blocked, again = str(uuid4()), [(tenant, str(uuid4())) for tenant in self.tenants]
         order = {"type": "kill_switch.engaged", "scope": {"tenant_id": blocked}, "reason": "bench", "actor": "bench"}
         assert self._stack.post("/v1/control", order, key=self._stack.ready["operator_key"]).is_success
         for tenant, user in again:
-            self._through([_same(tenant, user)], 5)
+            self.through([_same(tenant, user)], 5)
 
         def new() -> list[bytes]:
-            return [entry(self._tenants[one % len(self._tenants)], str(uuid4())) for one in range(tasks)]
+            return [entry(self.tenants[one % len(self.tenants)], str(uuid4())) for one in range(tasks)]
 
         def refused() -> list[bytes]:
             return [entry(blocked, str(uuid4())) for _ in range(tasks)]
@@ -127,7 +138,7 @@ class Chain:
             def run() -> float:
                 entries = make()
                 with Spending(self._stack, spent[name], tasks):
-                    return self._through(entries, events * tasks)
+                    return self.through(entries, events * tasks)
 
             return run
 
@@ -148,7 +159,7 @@ class Chain:
             for figure in (rate(what, "tasks", rates[name]), cpu_of(what, spent[name]))
         ]
 
-    def _through(self, entries: list[bytes], events: int) -> float:
+    def through(self, entries: list[bytes], events: int) -> float:
         """Tasks a second, from the first XADD to the commit of the last event."""
         with psycopg.connect(self._stack.ready["admin_database_url"], autocommit=True) as books:
 
@@ -184,8 +195,17 @@ class Chain:
 class Spending:
     """Microseconds of CPU a task, by process, until the books are done with them."""
 
-    def __init__(self, stack: Stack, into: list[dict[str, float]], tasks: int) -> None:
+    def __init__(
+        self,
+        stack: Stack,
+        into: list[dict[str, float]],
+        tasks: int,
+        others: Mapping[str, list[psutil.Process]] | None = None,
+    ) -> None:
+        """`others`: processes that are not of `up`, by their service."""
         self._members, self._into, self._tasks = families(stack), into, tasks
+        for name, more in (others or {}).items():
+            self._members[name] += more
 
     def __enter__(self) -> None:
         self._before = {name: cpu_s(family) for name, family in self._members.items()}
@@ -218,6 +238,14 @@ def cpu_of(what: str, spent: list[dict[str, float]]) -> Figure:
     shares = ", ".join(f"{name} {found.median:.0f}" for name, found in by_process.items())
     numbers = {f"{name}_us": found.median for name, found in by_process.items()}
     return Figure(f"{what}: CPU a task", f"{total.of()} µs: {shares}", numbers=numbers | {"total_us": total.median})
+
+
+def _bytes(before: dict[str, int], after: dict[str, int], tasks: int) -> Figure:
+    """Of a task, on average over a third each of new, blocked and cached ones."""
+    found = {name: (after[name] - before[name]) / tasks for name in after}
+    text = ", ".join(f"{name} {value:,.0f}" for name, value in found.items())
+    numbers = {f"{name}_bytes": value for name, value in found.items()}
+    return Figure("bytes that stay of a task (a third each new, blocked, cached)", text, numbers=numbers)
 
 
 def _same(tenant: str, user: str) -> bytes:
