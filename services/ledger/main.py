@@ -36,6 +36,7 @@ from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
+from shared.streams.spread import Spread
 from shared.texts.master_key import MasterKeys, read_master_keys
 from shared.token_claims import token_keys
 
@@ -117,6 +118,8 @@ class Writers:
         self._seal_key = None if settings.seal_key_file is None else read_private(settings.seal_key_file)
         self._keyring = Keyring(masters)
         self.by_name: dict[str, Writer] = {}
+        self._of_partitions: list[Writer] = []
+        self._spread = Spread(lambda: sum(1 for one in self._of_partitions if one.token), settings.lease_ttl_ms / 1000)
         # The braces put the name under the same pattern as a partition's keys: what the ledger's user may touch.
         self.others = [
             self._make(one, f"{{skeldir:{one.name.replace(' ', '-')}}}:lease:ledger", None, None)
@@ -128,8 +131,14 @@ class Writers:
         source = PartitionSource(partition, self._keyring)
         if source.name in self.by_name:
             return self.by_name[source.name]
-        return self._make(source, partition.lease("ledger"), partition.ledger, self._keyring)
+        made = self._make(source, partition.lease("ledger"), partition.ledger, self._keyring, self._spread)
+        self._of_partitions.append(made)
+        return made
 
-    def _make(self, source: Source, lease: str, ledger_key: str | None, keyring: Keyring | None) -> Writer:
-        made = Writer(*self._shared, source, lease, *self._rest, ledger_key, self._outbox, self._seal_key, keyring)
+    def _make(
+        self, source: Source, lease: str, ledger_key: str | None, keyring: Keyring | None, spread: Spread | None = None
+    ) -> Writer:
+        made = Writer(
+            *self._shared, source, lease, *self._rest, ledger_key, self._outbox, self._seal_key, keyring, spread
+        )
         return self.by_name.setdefault(source.name, made)

@@ -31,6 +31,7 @@ from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS, script
 from shared.streams.lease import Fenced, Lease
 from shared.streams.read import read_after
+from shared.streams.spread import Spread
 from shared.texts.master_key import UnusableMasterKey
 
 RETRY_S = 0.2
@@ -59,13 +60,14 @@ class Writer:
         outbox: Outbox | None = None,
         seal_key: Ed25519PrivateKey | None = None,
         keyring: Keyring | None = None,
+        spread: Spread | None = None,
     ) -> None:
         self._pool = pool
         self._redis = redis
         self._source = source
         self._settings = settings
         self._checkpoint = script(redis, "services.ledger", "checkpoint")
-        self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms)
+        self._lease = Lease(redis, lease_key, owner, settings.lease_ttl_ms, spread)
         self._ledger_key = ledger_key
         self._outbox = outbox
         self._keyring = keyring
@@ -81,6 +83,7 @@ class Writer:
         """Lead whenever the lease can be had, until cancelled; through lost servers too."""
         log_ = log.bind(source=self._source.name)
         while True:
+            rest_s = self._settings.lease_ttl_ms / 4000
             try:
                 if self._outbox is not None:
                     await self._outbox.ready()
@@ -88,6 +91,9 @@ class Writer:
                 if self.token:
                     log_.info("leads", token=self.token)
                     await self._lead()
+                    await self._lease.give_back()
+                    log_.info("lets go, to a process that leads fewer")
+                    rest_s *= 4  # so that the other one takes it
                 self.problem = None
             except Fenced:
                 log_.warning("the lease went to another worker")
@@ -115,21 +121,21 @@ class Writer:
                 log_.warning("stopped", problem=self.problem)
                 self._wait_s = min(self._wait_s * 2, MAX_RETRY_S)
             self.token = 0
-            await asyncio.sleep(self._wait_s if self.problem else self._settings.lease_ttl_ms / 4000)
+            await asyncio.sleep(self._wait_s if self.problem else rest_s)
 
     async def stop(self) -> None:
         """Give the lease back, so that the next worker need not wait for its end."""
         await self._lease.give_back()
 
     async def _lead(self) -> None:
-        """Take batches while the lease is renewed. Ends by Fenced, Overtaken, or a server's error."""
+        """Take batches, until another process is to have the lease. Raises Fenced, Overtaken, or a server's error."""
         async with self._pool.acquire() as connection:
             self._positions = await books.positions(connection, self._source.streams)
             await self._source.load(connection, self._positions)
         await self._go_on()
         self.problem = None
         self._wait_s = RETRY_S
-        renewal = asyncio.create_task(self._renew())
+        renewal = asyncio.create_task(self._lease.keep(self.token))
         try:
             while not renewal.done():
                 await self.take_batch()
@@ -149,12 +155,6 @@ class Writer:
         continuity.refuse(found, lost=True)
         await self._publish(self._positions)
         continuity.refuse(found, lost=False)
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
-            if await self._lease.renew() != self.token:
-                raise Fenced("the lease went to another worker")
 
     async def take_batch(self) -> None:
         """Wait for an entry and for those that follow it, and take them into the books."""

@@ -21,6 +21,7 @@ from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
+from shared.streams.spread import Spread
 
 
 async def serve(settings: Settings) -> None:
@@ -33,16 +34,17 @@ async def serve(settings: Settings) -> None:
     partitions = Partitions(settings.partitions)
     partitions.listen(control)
     writers: dict[int, PartitionWriter] = {}
+    spread = Spread(lambda: sum(1 for writer in writers.values() if writer.token), settings.lease_ttl_ms / 1000)
 
     def writer_of(partition: Partition) -> PartitionWriter:
-        made = PartitionWriter(redis, partition, owner, control, clock, settings, partitions)
+        made = PartitionWriter(redis, partition, owner, control, clock, settings, partitions, spread)
         return writers.setdefault(partition.number, made)
 
     for one in partitions.all:
         writer_of(one)
     breakers = BreakerWriter(redis, owner, clock, partitions, settings)
     control.on_change(show_provider_breakers)
-    LEADS.set_function(lambda: sum(1 for writer in writers.values() if writer.token))
+    LEADS.set_function(lambda: spread.held)
 
     def readiness() -> dict[str, str | None]:
         checks = {f"partition {n}": writer.problem for n, writer in writers.items()}

@@ -35,6 +35,7 @@ from shared.streams.dead_letters import dead_letter
 from shared.streams.growing import Partitions
 from shared.streams.lease import Fenced, Lease
 from shared.streams.read import Entry, read_after
+from shared.streams.spread import Spread
 
 # With tasks held back the writer looks up this often, so that an operator's stop reaches them too.
 PARKED_BLOCK_MS = 20
@@ -62,8 +63,10 @@ class PartitionWriter:
         clock: Clock,
         settings: Settings,
         partitions: Partitions | None = None,
+        spread: Spread | None = None,
     ) -> None:
-        """`partitions`: how many there are; None: whatever is here is at home here."""
+        """`partitions`: how many there are; None: whatever is here is at home here. `spread`: of this process's
+        leases."""
         self._redis = redis
         self._partitions = partitions
         self._partition = partition
@@ -71,7 +74,7 @@ class PartitionWriter:
         self._clock = clock
         self._settings = settings
         self._config = PolicyConfig.from_settings(settings)
-        self._lease = Lease(redis, partition.lease("policy"), owner, settings.lease_ttl_ms)
+        self._lease = Lease(redis, partition.lease("policy"), owner, settings.lease_ttl_ms, spread)
         self._streams = (partition.tasks, partition.outcomes)
         self._desk = Desk()
         self._positions = dict.fromkeys(INPUTS, "0-0")
@@ -83,12 +86,16 @@ class PartitionWriter:
         """Lead whenever the lease can be had, until cancelled."""
         log_ = log.bind(partition=self._partition.number)
         while True:
+            rest_ms = self._settings.lease_ttl_ms / 4
             try:
                 self.problem = await self._unknown()
                 self.token = 0 if self.problem else await self._lease.take()
                 if self.token:
                     log_.info("leads", token=self.token)
                     await self._lead()
+                    await self._lease.give_back()
+                    log_.info("lets go, to a process that leads fewer")
+                    rest_ms = self._settings.lease_ttl_ms  # so that the other one takes it
             except Fenced:
                 log_.warning("fenced off: another writer has the lease")
             except RedisError as error:
@@ -96,7 +103,7 @@ class PartitionWriter:
                 log_.warning("lost the log", error=str(error))
                 await asyncio.sleep(RETRY_S)
             self.token = 0
-            await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
+            await asyncio.sleep(rest_ms / 1000)
 
     async def _unknown(self) -> str | None:
         """Why nothing may be decided here: there is no state, and no ledger has said that there need not be.
@@ -113,22 +120,15 @@ class PartitionWriter:
         await self._lease.give_back()
 
     async def _lead(self) -> None:
-        """Take turns while the lease is renewed. Ends by Fenced or RedisError."""
+        """Take turns, until another process is to have the lease. Raises Fenced, RedisError."""
         await self._load()
-        renewal = asyncio.create_task(self._renew())
+        renewal = asyncio.create_task(self._lease.keep(self.token))
         try:
             while not renewal.done():
                 await self._take_turn()
         finally:
             renewal.cancel()
         await renewal
-
-    async def _renew(self) -> None:
-        """Renew until the lease is lost: then what was believed is void."""
-        while True:
-            await asyncio.sleep(self._settings.lease_ttl_ms / 4000)
-            if await self._lease.renew() != self.token:
-                raise Fenced("the lease went to another writer")
 
     async def _load(self) -> None:
         """Take over the state as the last commit left it."""

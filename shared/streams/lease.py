@@ -9,12 +9,17 @@ because the lease then says n + 1 (M. Kleppmann, "How to do distributed locking"
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.streams.connection import script
+from shared.streams.spread import Spread
+
+RENEWALS = 4
+"""In the time that a lease lasts."""
 
 Word = bytes | str | int
 Command = Sequence[Word]
@@ -25,9 +30,10 @@ class Fenced(Exception):
 
 
 class Lease:
-    """The lease `key`, wanted by `owner`."""
+    """The lease `key`, wanted by `owner`. `spread`: it is one of some that several processes share."""
 
-    def __init__(self, redis: Redis, key: str, owner: str, ttl_ms: int) -> None:
+    def __init__(self, redis: Redis, key: str, owner: str, ttl_ms: int, spread: Spread | None = None) -> None:
+        self._spread = spread
         self._key = key
         self._owner = owner
         self._ttl_ms = ttl_ms
@@ -35,15 +41,33 @@ class Lease:
         self._fenced = script(redis, "shared.streams", "fenced")
 
     async def take(self) -> int:
-        """Take it, with a new fencing token; 0 while another owner holds it.
+        """Take it, with a new fencing token; 0 while another owner holds it, who is told how many leases we have.
 
         To be called before state is loaded: a commit that is still on its way from before is refused from here on.
         """
-        return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "take"]))
+        word = [] if self._spread is None else [self._spread.held]
+        return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "take", *word]))
+
+    async def wanted(self) -> int:
+        """The fewest leases that one has who wants this one; -1: nobody does."""
+        return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "wanted"]))
 
     async def renew(self) -> int:
         """Hold on. The token: another one than before, or 0, when the lease was lost in between."""
         return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "renew"]))
+
+    async def keep(self, token: int) -> None:
+        """Renew it, until a process that has fewer is to have it. Raises Fenced when it is lost."""
+        renewals = 0
+        while True:
+            await asyncio.sleep(self._ttl_ms / 1000 / RENEWALS)
+            if await self.renew() != token:
+                raise Fenced("the lease went to another worker")
+            renewals += 1
+            if self._spread is None or self._spread.held < 2 or renewals % RENEWALS:
+                continue
+            if self._spread.lets_go(await self.wanted(), asyncio.get_running_loop().time()):
+                return
 
     async def give_back(self) -> None:
         """Let the next owner take it at once."""

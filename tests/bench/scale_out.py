@@ -27,6 +27,7 @@ from tests.stack import Stack, eventually
 
 PROCESSES = (1, 2, 4)
 START_S = 60.0
+LEADS = {"policy": "skeldir_policy_partitions_led", "ledger": "skeldir_ledger_leads"}
 
 
 def measure(tasks: int = 1000, turns: int = 3) -> list[Figure]:
@@ -63,6 +64,8 @@ def _more(stack: Stack, service: str, number: int) -> Iterator[list[psutil.Proce
     try:
         for port in ports:
             eventually(partial(_is_ready, port), f"another {service} is ready", START_S)
+        if metric := LEADS.get(service):
+            eventually(partial(_all_lead, ports, metric), f"every {service} leads a partition", START_S)
         yield [psutil.Process(one.pid) for one in processes]
     finally:
         for one in processes:
@@ -79,6 +82,14 @@ def _start(stack: Stack, service: str, port: int) -> subprocess.Popen[bytes]:
     }
     command = [sys.executable, "-m", "skeldir", "serve", service]
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _all_lead(ports: list[int], metric: str) -> bool:
+    """Whether leases have spread over the new processes."""
+    pages = [httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text for port in ports]
+    return all(
+        any(line.startswith(f"{metric} ") and line != f"{metric} 0.0" for line in page.splitlines()) for page in pages
+    )
 
 
 def _is_ready(port: int) -> bool:

@@ -21,6 +21,7 @@ from shared.partitions import Partition
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
+from shared.streams.spread import Spread
 
 DEADLINE_S = 30.0
 
@@ -43,7 +44,13 @@ class Bench:
 
     @asynccontextmanager
     async def writer(
-        self, name: str, *, vouched: bool = True, partitions: Partitions | None = None, **changed: Any
+        self,
+        name: str,
+        *,
+        vouched: bool = True,
+        partitions: Partitions | None = None,
+        spread: Spread | None = None,
+        **changed: Any,
     ) -> AsyncIterator[PartitionWriter]:
         """A writer that wants this partition's lease, until the block ends (it is then killed, not stopped)."""
         redis = self.policy()
@@ -51,7 +58,7 @@ class Bench:
             await self.vouch()
         settings = self.settings.model_copy(update=changed)
         control, clock = ControlReader(redis, settings.control_staleness_ms), ServerClock()
-        writer = PartitionWriter(redis, self.partition, name, control, clock, settings, partitions)
+        writer = PartitionWriter(redis, self.partition, name, control, clock, settings, partitions, spread)
         tasks = [asyncio.create_task(work) for work in (control.follow(), clock.follow(redis), writer.run())]
         try:
             yield writer

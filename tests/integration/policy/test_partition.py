@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -15,7 +16,8 @@ from shared.events.outcomes import TaskFailed, TaskSucceeded, Usage
 from shared.money import from_cents
 from shared.streams.growing import Partitions
 from shared.streams.lease import Fenced
-from tests.integration.policy.conftest import Bench
+from shared.streams.spread import Spread
+from tests.integration.policy.conftest import DEADLINE_S, Bench
 from tests.unit.policy.world import ref
 
 
@@ -126,6 +128,25 @@ async def test_only_one_of_two_writers_decides(bench: Bench) -> None:
         await bench.submit(*events)
         decided = await bench.decisions(200)
     assert sorted(event.causationid for event in decided) == sorted(event.id for event in events)  # type: ignore[type-var]
+
+
+async def test_a_writer_lets_go_of_its_lease_to_a_process_that_leads_fewer(bench: Bench) -> None:
+    """And the tasks of the partition go on, each decided once."""
+    of_many, of_none = (Spread(lambda number=number: number, 60.0) for number in (3, 0))  # type: ignore[misc]
+    async with bench.writer("many", spread=of_many) as first:
+        await bench.submit(bench.submitted())
+        await bench.decisions(1)
+        async with bench.writer("none", spread=of_none) as second:
+            for number in range(2, 5):
+                await bench.submit(bench.submitted(user=uuid4()))
+                await bench.decisions(number)
+            async with asyncio.timeout(DEADLINE_S):
+                while first.token or not second.token:
+                    await asyncio.sleep(0.01)
+            assert second.token == 2
+            await bench.submit(bench.submitted(user=uuid4()))
+            decisions = await bench.decisions(5)
+    assert len(decisions) == len({event.subject for event in decisions}) == 5
 
 
 async def test_a_paused_writer_is_fenced_off(bench: Bench) -> None:

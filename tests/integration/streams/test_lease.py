@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from shared.partitions import Partition
 from shared.streams.lease import Fenced, Lease
+from shared.streams.spread import Spread
 
 TTL_MS = 150
 
@@ -23,8 +24,9 @@ class Bench:
         self.redis = redis
         self.partition = Partition(uuid4().int % 10**9 + 10**6)
 
-    def lease(self, owner: str, ttl_ms: int = TTL_MS) -> Lease:
-        return Lease(self.redis, self.partition.lease("policy"), owner, ttl_ms)
+    def lease(self, owner: str, ttl_ms: int = TTL_MS, has: int | None = None) -> Lease:
+        spread = None if has is None else Spread(lambda: has, 60.0)
+        return Lease(self.redis, self.partition.lease("policy"), owner, ttl_ms, spread)
 
     async def write(self, lease: Lease, token: int, value: str) -> None:
         command = ("XADD", self.partition.decisions, "*", "v", value)
@@ -118,3 +120,37 @@ async def test_the_same_token_of_another_owner_is_refused(bench: Bench, redis_as
         await bench.write(one, token, "stale")
     await bench.write(two, token, "good")
     assert await bench.written() == [b"good"]
+
+
+async def test_a_lease_goes_to_who_has_two_fewer(bench: Bench) -> None:
+    holder, even, poor = bench.lease("holder", has=3), bench.lease("even", has=2), bench.lease("poor", has=1)
+    token = await holder.take()
+    assert await holder.wanted() == -1
+    assert await even.take() == 0 and await holder.wanted() == 2
+    assert await poor.take() == 0 and await holder.wanted() == 1
+    assert await even.take() == 0 and await holder.wanted() == 1, "the word of who has fewest stands"
+    keeping = asyncio.create_task(holder.keep(token))
+    async with asyncio.timeout(10):
+        while not keeping.done():
+            assert await poor.take() == 0
+            await asyncio.sleep(TTL_MS / 4000)
+    await keeping
+    await holder.give_back()
+    assert await poor.take() == token + 1 and await poor.wanted() == -1
+
+
+async def test_a_wish_is_forgotten_when_it_is_old(bench: Bench) -> None:
+    holder, other = bench.lease("holder", 60_000, has=3), bench.lease("other", ttl_ms=1, has=0)
+    await holder.take()
+    await other.take()
+    async with asyncio.timeout(10):
+        while await holder.wanted() != -1:
+            await asyncio.sleep(0.002)
+
+
+async def test_who_keeps_a_lost_lease_is_told(bench: Bench) -> None:
+    one, two = bench.lease("one"), bench.lease("two", 60_000)
+    first = await one.take()
+    await bench.taken(two)
+    with pytest.raises(Fenced):
+        await one.keep(first)
