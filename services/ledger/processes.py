@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from typing import Any, TypeVar
 
+from shared.garbage import collect_less
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -85,6 +87,7 @@ def _set_news(news: Any) -> None:
 
 
 def _in_a_process(work: Work[T, R], piece: T) -> R:
+    collect_less()
     return asyncio.run(work(piece, _tell))
 
 

@@ -13,6 +13,7 @@ import yaml
 from rich.table import Table
 
 from shared.events.control import to_ms
+from shared.garbage import collect_less
 from shared.money import to_cents
 from shared.settings import Settings
 from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, progress, tell
@@ -49,6 +50,7 @@ def replay(
         archive_dir(archive),
     )
     url = as_owner()
+    collect_less()
     with progress("steps") as told:
         report = tell(lambda: replay_(url, question, told))
     if as_json:

@@ -116,7 +116,7 @@ async def _replay_some(
             async for page in event_pages.with_causes(connection, streams, until, DECIDED, archive):
                 keys = await _keys(connection, question.masters, page)
                 for event in page:
-                    one.take(_step(keys, event))
+                    one.take(step_of_row(keys, event))
                 tell(len(page))
             one.finish()
     return tally
@@ -129,7 +129,8 @@ async def _keys(connection: Connection, masters: MasterKeys | None, page: Sequen
     return await open_keys(connection, masters, (key for body in bodies for key in keys_in(body)))
 
 
-def _step(keys: Mapping[UUID, DataKey], event: Caused) -> Step | None:
+def step_of_row(keys: Mapping[UUID, DataKey], event: Caused) -> Step | None:
+    """The step that an event in the books is; None where it cannot be told. Raises UndecodableEvent."""
     if event.tenant_id is None or event.user_id is None:
         return None
     said = None if event.body is None else read(event.body)

@@ -1,7 +1,8 @@
 """How fast `skeldir replay` decides recorded traffic again: under the recorded limits, and under tighter ones.
 
 `python -m tests.bench.replaying TASKS [--data DIR]` fills a database of its own (DIR keeps it for the next run), and
-tells seconds and CPU, the database's apart.
+tells seconds and CPU, the database's apart; then where the CPU goes, stage by stage, page by page in one process: a
+page's least says what a stage costs where nobody else is at the processor's caches.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from typing import Any
 import asyncpg
 import psutil
 
-from services.ledger import migrate
+from services.ledger import event_pages, migrate, sessions
 from services.policy.state import PolicyConfig
+from shared.events.envelope import at
 from shared.garbage import collect_less
 from shared.money import from_cents
+from shared.partitions import Partition
 from skeldir.embedded import EmbeddedPostgres
-from skeldir.replay.reading import Question, replay
+from skeldir.replay import reading
+from skeldir.replay.reading import END_OF_TIME_MS, Question, replay
+from skeldir.replay.recording import DECIDED
+from skeldir.replay.replaying import Replay
 from skeldir.replay.scenario import Scenario
 from tests.bench.figures import Figure, quantile
 from tests.bench.recorded import CONFIG, Traffic, fill
@@ -51,7 +57,8 @@ def measure(tasks: int, folder: Path, turns: int = TURNS) -> list[Figure]:
         tasks = asyncio.run(_decided(server.url("postgres")))  # of a database that was kept, too
         tighter = replace(CONFIG, monthly_cap=from_cents(tasks // OWNERS))  # about half of what they spent
         scenarios = (("the recorded limits", CONFIG), ("a tighter monthly cap", tighter))
-        return [_figure(server, tasks, what, config, turns) for what, config in scenarios]
+        found = [_figure(server, tasks, what, config, turns) for what, config in scenarios]
+        return [*found, *asyncio.run(_stages(server.url("skeldir_owner")))]
     finally:
         server.stop()
 
@@ -63,6 +70,30 @@ async def _decided(url: str) -> int:
         return int(await connection.fetchval(query, timeout=600))
     finally:
         await connection.close()
+
+
+async def _stages(url: str) -> list[Figure]:
+    """CPU of each page, by stage."""
+    seen: dict[str, list[float]] = {"taken from the database": [], "read": [], "decided and counted": []}
+    one = Replay([], Scenario(CONFIG), Scenario(CONFIG))
+    async with sessions.snapshot(url, timeout_s=3600) as connection:
+        clock = time.process_time
+        began = clock()
+        async for page in event_pages.with_causes(connection, {0: Partition(0).decisions}, at(END_OF_TIME_MS), DECIDED):
+            taken, before = clock(), one.tally.decisions
+            steps = [reading.step_of_row({}, row) for row in page]
+            read = clock()
+            for step in steps:
+                one.take(step)
+            done = clock()
+            tasks = max(1, one.tally.decisions - before)
+            for stage, spent in zip(seen, (taken - began, read - taken, done - read), strict=True):
+                seen[stage].append(spent / tasks * 1e6)
+            began = clock()
+    return [
+        Figure(f"CPU of a task, {stage}", f"{min(spent):.1f} µs at least, {quantile(spent, 0.5):.1f} (median of pages)")
+        for stage, spent in seen.items()
+    ]
 
 
 def _figure(server: EmbeddedPostgres, tasks: int, what: str, config: PolicyConfig, turns: int) -> Figure:
