@@ -22,7 +22,7 @@ from services.ledger.looking import looking
 from services.ledger.overview import Overview
 from services.ledger.series import Step, fits
 from services.ledger.sessions import Pool
-from services.ledger.spending import SPEND, SPEND_NOW
+from services.ledger.spending import SPEND, SPEND_NOW, SPEND_OF_ALL
 from services.ledger.why import verdict
 from shared.events.tasks import TaskType
 from shared.texts.master_key import MasterKeys
@@ -217,7 +217,9 @@ def _lists(app: FastAPI, pool: Pool) -> None:
         until: Until = None,
     ) -> Response:
         wanted = {"window": window, "since": since, "until": until}
-        listing = SPEND_NOW if view.is_of_all and since is None and until is None else SPEND
+        listing = SPEND
+        if view.is_of_all:
+            listing = SPEND_NOW if since is None and until is None else SPEND_OF_ALL
         found = await page(pool, view, listing, limit=limit, before=before, **wanted)
         return rows(request, "spend", found.rows, found.next)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,8 @@ MAX_CURSOR = 2000
 class Listing:
     """One list. `key` (column to type) is unique and orders it; `narrow`: by tenant and user, where it has them.
 
-    `sources`: what its rows come from; each is asked for a page of its own, by its own indexes.
+    `sources`: what its rows come from; each is asked for a page of its own, by its own indexes. `within`: what has one
+    value in each source, and comes before the key there: where an index begins with it, the page is in its order.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Listing:
     filters: Mapping[str, str] = field(default_factory=dict)
     narrow: Sequence[str] = ("tenant_id", "user_id")
     always: str = "true"
+    within: Sequence[str] = ()
 
 
 _CALL = (
@@ -212,11 +214,16 @@ def question(
     direction = " DESC" if listing.descending else ""
     keys = ", ".join(f"({column})::text AS key_{number}" for number, column in enumerate(listing.key))
     narrowed = f"WHERE {' AND '.join(conditions)}"
-    cut = f"ORDER BY {', '.join(column + direction for column in listing.key)} LIMIT {limit}"
+    cut = _cut(listing.key, direction, limit)
     if isinstance(listing.sources, str):
         return f"SELECT {listing.columns}, {keys} FROM {listing.sources} {narrowed} {cut}", values
-    pages = " UNION ALL ".join(f"(SELECT * FROM ({one}) AS one {narrowed} {cut})" for one in listing.sources)
+    first = _cut((*listing.within, *listing.key), direction, limit)
+    pages = " UNION ALL ".join(f"(SELECT * FROM ({one}) AS one {narrowed} {first})" for one in listing.sources)
     return f"SELECT {listing.columns}, {keys} FROM ({pages}) AS found {cut}", values
+
+
+def _cut(order: Iterable[str], direction: str, limit: int) -> str:
+    return f"ORDER BY {', '.join(column + direction for column in order)} LIMIT {limit}"
 
 
 def _cursor(key: list[str]) -> str:

@@ -6,22 +6,24 @@ from dataclasses import replace
 
 from services.ledger.lists import Listing
 
+# `start` and `whose` are for the order alone: as the indexes have them.
 _BALANCE = "total_calls, updated_at, used_percent"
 _CENTS = "spent_cents AS spent, reserved_cents AS reserved, cap_cents AS cap"
 _HOURS = (
     "SELECT 'user' AS scope, tenant_id, user_id, 'hour' AS budget_window, hour_start AS window_start, "
-    f"total_cost_cents AS spent, reserved_cents AS reserved, threshold_cents AS cap, {_BALANCE} "
+    f"total_cost_cents AS spent, reserved_cents AS reserved, threshold_cents AS cap, {_BALANCE}, "
+    "(hour_start AT TIME ZONE 'UTC') AS start, user_id AS whose "
     "FROM llm_hourly_shutoff_state WHERE balance_version IS NOT NULL"
 )
 _MONTHS = (
     "SELECT 'user' AS scope, tenant_id, user_id, 'month' AS budget_window, "
-    f"month::timestamp AT TIME ZONE 'UTC' AS window_start, {_CENTS}, {_BALANCE} FROM llm_monthly_budget_state"
+    f"month::timestamp AT TIME ZONE 'UTC' AS window_start, {_CENTS}, {_BALANCE}, "
+    "month::timestamp AS start, user_id AS whose FROM llm_monthly_budget_state"
 )
 _OF_TENANTS = (
     "SELECT 'tenant' AS scope, tenant_id, NULL::uuid AS user_id, budget_window, window_start, "
-    f"{_CENTS}, {_BALANCE} FROM tenant_budget_state"
+    f"{_CENTS}, {_BALANCE}, (window_start AT TIME ZONE 'UTC') AS start, tenant_id AS whose FROM tenant_budget_state"
 )
-_WHOSE = {"budget_window": "text", "tenant_id": "uuid", "coalesce(user_id::text, '*')": "text"}
 
 # Each cap as of its last change.
 SPEND = Listing(
@@ -31,19 +33,46 @@ SPEND = Listing(
     "round(100 * (spent + reserved) / nullif(cap, 0), 2)::float8 AS used_pct, total_calls, updated_at, "
     "coalesce(user_id::text, '*') AS owner",
     (_HOURS, _MONTHS, _OF_TENANTS),
-    {"window_start": "timestamptz", **_WHOSE},
+    {
+        "window_start": "timestamptz",
+        "budget_window": "text",
+        "tenant_id": "uuid",
+        "coalesce(user_id::text, '*')": "text",
+    },
     descending=True,
     filters={"window": "budget_window = {}", "since": "window_start >= {}", "until": "window_start < {}"},
 )
-_HOUR, _MONTH = (f"date_trunc('{window}', now() AT TIME ZONE 'UTC')" for window in ("hour", "month"))
-# The windows that are open now, those nearest to their caps first. Conditions and order are those of the indexes.
-SPEND_NOW = replace(
+_TENANTS_HOURS, _TENANTS_MONTHS = (f"{_OF_TENANTS} WHERE budget_window = '{window}'" for window in ("hour", "month"))
+# The same for who sees all tenants: newest windows first, in each those nearest to their caps. Conditions and order are
+# those of the indexes; who sees one tenant finds its few rows by their keys.
+SPEND_OF_ALL = replace(
     SPEND,
+    sources=(_HOURS, _MONTHS, _TENANTS_HOURS, _TENANTS_MONTHS),
+    key={
+        "start": "timestamp",
+        "used_percent": "smallint",
+        "tenant_id": "uuid",
+        "whose": "uuid",
+        "budget_window": "text",
+        "scope": "text",
+    },
+    filters={
+        "window": "budget_window = {}",
+        "since": "start >= ({}::timestamptz AT TIME ZONE 'UTC')",
+        "until": "start < ({}::timestamptz AT TIME ZONE 'UTC')",
+    },
+)
+_HOUR, _MONTH = (f"date_trunc('{window}', now() AT TIME ZONE 'UTC')" for window in ("hour", "month"))
+# The windows that are open now, the nearest to their caps first.
+SPEND_NOW = replace(
+    SPEND_OF_ALL,
     sources=(
         f"{_HOURS} AND (hour_start AT TIME ZONE 'UTC') = {_HOUR}",
-        f"{_MONTHS} WHERE month = {_MONTH}::date",
-        f"{_OF_TENANTS} WHERE budget_window = 'hour' AND (window_start AT TIME ZONE 'UTC') = {_HOUR}",
-        f"{_OF_TENANTS} WHERE budget_window = 'month' AND (window_start AT TIME ZONE 'UTC') = {_MONTH}",
+        f"{_MONTHS} WHERE month::timestamp = {_MONTH}",
+        f"{_TENANTS_HOURS} AND (window_start AT TIME ZONE 'UTC') = {_HOUR}",
+        f"{_TENANTS_MONTHS} AND (window_start AT TIME ZONE 'UTC') = {_MONTH}",
     ),
-    key={"used_percent": "smallint", **_WHOSE},
+    key={name: kind for name, kind in SPEND_OF_ALL.key.items() if name != "start"},
+    # Behind policies the planner does not take "start is this" to say that the rest of the index is in order.
+    within=("start",),
 )

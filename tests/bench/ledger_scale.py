@@ -26,7 +26,7 @@ from services.ledger.dashboards import BY_NAME
 from services.ledger.keys import View
 from services.ledger.looking import looking, narrowing
 from services.ledger.queries import list_of
-from services.ledger.spending import SPEND_NOW
+from services.ledger.spending import SPEND_NOW, SPEND_OF_ALL
 from shared.control_state import Key
 from skeldir.embedded import EmbeddedPostgres
 from tests.bench.figures import Figure, quantile
@@ -105,6 +105,9 @@ def questions(view: View) -> Iterator[Question]:
     yield f"costs by {by}", *lists.question(view, costs(view, by), 50, None, {"month": month})
     for listing in (lists.CALLS, lists.SHUTOFFS, SPEND_NOW):
         yield f"list of {listing.name}", *lists.question(view, listing, 50, None, {})
+    if view.is_of_all:
+        since = {"since": now - timedelta(days=DAYS + 1)}
+        yield "list of spend, a month", *lists.question(view, SPEND_OF_ALL, 50, None, since)
     steps: tuple[tuple[str, series.Step, int], ...] = (
         ("day", "hour", 1),
         ("month", "hour", DAYS),

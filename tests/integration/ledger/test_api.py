@@ -335,6 +335,23 @@ async def test_states_are_listed_in_view_and_each_page_ends(door: Door) -> None:
     assert over["unusual"] == []
 
 
+async def test_windows_of_all_tenants_come_newest_first_and_the_nearest_to_their_caps(door: Door) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    tenant, span = str(door.bench.tenant), "since=2000-01-01T00:00:00Z&until=2100-01-01T00:00:00Z"
+    listed = await whole(door, f"/v1/spend?{span}", "spend", operator, 25)
+    by_row = {orjson.dumps(row) for row in listed if row["tenant_id"] == tenant}
+    assert by_row == {orjson.dumps(row) for row in await whole(door, "/v1/spend", "spend", auditor, 500)}
+    kinds = {(row["scope"], row["budget_window"]) for row in listed}
+    assert kinds >= {("user", "hour"), ("user", "month"), ("tenant", "hour")}
+    places = [(row["window_start"], int(min(100, row["used_pct"] or 0)), row["tenant_id"]) for row in listed]
+    assert places == sorted(places, reverse=True) and len({use for _, use, _ in places}) > 1
+    hours = await whole(door, f"/v1/spend?window=hour&{span}", "spend", operator, 25)
+    assert hours == [row for row in listed if row["budget_window"] == "hour"]
+    now = [(int(min(100, row["used_pct"] or 0)), row) for row in await whole(door, "/v1/spend", "spend", operator, 25)]
+    assert [use for use, _ in now] == sorted((use for use, _ in now), reverse=True)
+    assert all(row in listed for _, row in now)
+
+
 async def test_rules_are_listed_while_they_are_in_force(door: Door, as_ledger: Any) -> None:
     auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
     history = door.bench.history(())
