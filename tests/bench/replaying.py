@@ -50,8 +50,8 @@ def measure(tasks: int, folder: Path, turns: int = TURNS) -> list[Figure]:
     server = EmbeddedPostgres(folder)
     server.start()
     try:
+        migrate.upgrade(server.url("skeldir_owner"))
         if not filled.exists():
-            migrate.upgrade(server.url("skeldir_owner"))
             asyncio.run(fill(server.url("postgres"), Traffic(tasks)))
             filled.touch()
         tasks = asyncio.run(_decided(server.url("postgres")))  # of a database that was kept, too
