@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
@@ -57,10 +57,11 @@ def rows(
     following: str | None = None,
     *,
     key: str | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> Response:
     """Rows under `name`, with the cursor of the next page (in the header `Link` too, where a CSV's reader finds it).
 
-    With `key` they are under that, and the name is said beside them.
+    With `key` they are under that, and the name is said beside them. `more`, too, but for a CSV.
     """
     headers = dict(PRIVATE)
     if following is not None:
@@ -69,7 +70,10 @@ def rows(
     if asked_format(request, "csv") == "csv":
         headers["Content-Disposition"] = f'attachment; filename="{name}.csv"'
         return Response(_csv(found), media_type=CSV, headers=headers)
-    body = {name: found, "next": following} if key is None else {"name": name, key: found, "next": following}
+    body: dict[str, Any] = (
+        {name: found, "next": following} if key is None else {"name": name, key: found, "next": following}
+    )
+    body.update(more or {})
     return Response(orjson.dumps(body, default=as_json), media_type="application/json", headers=headers)
 
 

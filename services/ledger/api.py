@@ -155,15 +155,16 @@ def _calls(app: FastAPI, pool: Pool, masters: MasterKeys | None) -> None:
 
     @_get(app, "/v1/calls/{id}/timeline", "Why a task ended as it did: the decision, what it saw, and every event")
     async def timeline(view: Caller, id: Id) -> Response:
-        found, events = await _found(pool, masters, view, id), (await queries.events(pool, masters, view, id)).rows
-        return plain({"call": found, "verdict": verdict(events), "events": events})
+        found, told = await _found(pool, masters, view, id), await queries.events(pool, masters, view, id)
+        answer = {"call": found, "verdict": verdict(told.rows), "events": told.rows, "archived": told.archived}
+        return plain(answer)
 
     @_get(app, "/v1/events", "The events of one task, in their order")
     async def events(
         request: Request, view: Caller, task_id: UUID, limit: Limit = MAX_LIMIT, before: Before = None
     ) -> Response:
         found = await queries.events(pool, masters, view, task_id, limit, before)
-        return rows(request, "events", found.rows, found.next)
+        return rows(request, "events", found.rows, found.next, more={"archived": found.archived})
 
 
 async def _found(pool: Pool, masters: MasterKeys | None, view: View, call_id: UUID) -> dict[str, Any]:

@@ -24,10 +24,14 @@ _PLAIN = (
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """Keys destroyed by all erasures of this user, and tasks whose texts are in the books unencrypted."""
+    """Keys destroyed by all erasures of this user, and tasks whose texts are in the books unencrypted.
+
+    `archived`: tasks of anybody that are so in files of the archive.
+    """
 
     keys: int
     unencrypted: int
+    archived: int
 
 
 async def erasure(database_url: str, order: UUID, tenant_id: UUID, user_id: UUID) -> Erasure | None:
@@ -42,7 +46,8 @@ async def erasure(database_url: str, order: UUID, tenant_id: UUID, user_id: UUID
             tenant_id,
             user_id,
         )
-        return Erasure(keys, await connection.fetchval(_PLAIN, tenant_id, user_id, at))
+        archived = await connection.fetchval("SELECT coalesce(sum(unencrypted), 0)::bigint FROM event_archives")
+        return Erasure(keys, await connection.fetchval(_PLAIN, tenant_id, user_id, at), archived)
 
 
 async def rewrap(database_url: str, masters: MasterKeys) -> int:

@@ -4,8 +4,9 @@ any order, unless it says so."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from msgspec import Struct
 
 from services.ledger.archive import reading
 from services.ledger.archive.parquet import Wanted
-from services.ledger.archive.record import NOTHING, Archive
+from services.ledger.archive.record import NOTHING, Archive, find_whole
 from services.ledger.months import months_of
 from services.ledger.sessions import Connection
 from shared.control_state import order_of
@@ -32,6 +33,7 @@ _OF_SPAN = "SELECT body FROM events WHERE partition IS NOT NULL AND seq > $1 AND
 _OF_SHARE = """
 SELECT seq, body FROM events WHERE partition IS NOT NULL AND ($1::text[] IS NULL OR type = ANY ($1)) AND {share}
 """
+_OF_TYPES = "SELECT entry_id, body FROM events WHERE tenant_id = $1 AND type = ANY ($2) AND time >= $3"
 _OF_OWNER = """
 SELECT body FROM events WHERE partition IS NOT NULL AND tenant_id = $1 AND ($2::uuid IS NULL OR user_id = $2)
 """
@@ -183,6 +185,22 @@ async def _merged(tables: AsyncIterator[list[Any]], archived: Archived) -> Async
         if len(found) == PAGE or head is None:
             yield found
             found = []
+
+
+async def of_types(
+    connection: Connection, tenant_id: UUID, types: Sequence[str], since: datetime, folder: Path | None
+) -> AsyncIterator[Sequence[Any]]:
+    """Pages of `entry_id` and `body`, of a tenant's events since then. `folder`: the archive's, which is wanted only
+    where months since then are in it. Raises ArchiveProblem."""
+    first = months_of([since])[0]
+    if await connection.fetchval("SELECT EXISTS (SELECT FROM event_archives WHERE month >= $1)", first):
+        archive = await find_whole(connection, folder)
+        files = replace(archive, files=tuple(one for one in archive.files if one.month >= first))
+        columns = ("entry_id", "body", "time")
+        for rows in reading.pages(files, Wanted(columns, types=frozenset(types), tenants=frozenset([tenant_id]))):
+            yield [row for row in rows if row["time"] >= since]
+    async for page in _pages(connection, _OF_TYPES, tenant_id, types, since):
+        yield page
 
 
 class Caused(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,20 @@ from shared.texts.payload import decrypted
 from shared.texts.row import keys_of_row, readable_row
 
 MAX_EVENTS = 1000
+
+# The months of a call whose events are in an archive; none where its first event is here, for they go together.
+_ARCHIVED = """
+SELECT archived_months(created_at, updated_at) FROM llm_api_calls WHERE id = $1 AND NOT EXISTS (
+  SELECT FROM events WHERE events.tenant_id = llm_api_calls.tenant_id AND subject = $1::text
+    AND type = 'task.submitted' AND time >= created_at)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline(Page):
+    """The events of a task. `archived`: the months, as 2025-03, of which those are in an archive, and not here."""
+
+    archived: list[str]
 
 
 async def call(pool: Pool, masters: MasterKeys | None, view: View, call_id: UUID) -> dict[str, Any] | None:
@@ -42,15 +57,16 @@ async def events(
     task_id: UUID,
     limit: int = MAX_EVENTS,
     before: str | None = None,
-) -> Page:
+) -> Timeline:
     """The events of a task, in the order in which they happened."""
     async with looking(pool, view, f"events?task_id={task_id}") as connection:
         found = await read(connection, view, EVENTS, limit=limit, before=before, task_id=str(task_id))
+        archived = await connection.fetchval(_ARCHIVED, task_id) or []
         keys = await open_keys(connection, masters, {key for row in found.rows for key in keys_in(row["body"])})
     for row in found.rows:
         data = orjson.loads(row.pop("body")).get("data")
         row["data"] = decrypted(data, keys) if isinstance(data, dict) else data
-    return found
+    return Timeline(found.rows, found.next, [f"{month:%Y-%m}" for month in archived])
 
 
 async def dashboard(pool: Pool, view: View, name: str, limit: int, before: str | None) -> Page:

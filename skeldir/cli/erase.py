@@ -63,7 +63,13 @@ def erase(
                 f"[red]{done.unencrypted} tasks were recorded without encryption: their texts stay in the books[/red]",
                 soft_wrap=True,
             )
-    if done.unencrypted:
+        if done.archived:
+            out.print(
+                f"[red]{done.archived} tasks, of anybody, are in archive files without encryption; whoever must reach "
+                "them removes those files (docs/archive.md)[/red]",
+                soft_wrap=True,
+            )
+    if done.unencrypted or done.archived:
         raise typer.Exit(1)
 
 

@@ -13,9 +13,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.table import Table
 
+from services.ledger.archive.record import ArchiveProblem
 from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount, look
+from skeldir.cli.books import ArchiveDir, archive_dir
 from skeldir.cli.context import (
     CommandError,
     Json,
@@ -42,10 +44,12 @@ Work = Callable[[Redis, str, Settings], Awaitable[T]]
 @app.command("log")
 def log_(
     replace: Annotated[bool, typer.Option("--replace", help="Also where the log has state, but lost its end.")] = False,
+    archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
     """Fill the log again with what the books know. All services are to be stopped. No call is made twice."""
-    report = _run(lambda redis, url, settings: log.restore(redis, url, settings, replace=replace))
+    folder = archive_dir(archive)
+    report = _run(lambda redis, url, settings: log.restore(redis, url, settings, replace=replace, archive=folder))
     if as_json:
         print_json(asdict(report))
         return
@@ -91,7 +95,7 @@ def _run(work: Work[T]) -> T:
         if settings.redis_url is None and find_running(settings) is None:
             return _on_embedded(settings, work)
         return asyncio.run(_on(redis_url(settings), database_url(settings, "admin_database_url"), settings, work))
-    except (NotNow, Unbalanced, WrongCount) as error:
+    except (NotNow, Unbalanced, WrongCount, ArchiveProblem) as error:
         raise CommandError(str(error)) from error
     except RedisError as error:
         raise CommandError(f"the log cannot be reached: {error}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from redis.asyncio import Redis
 
 from services.ledger import books
 from services.ledger.continuity import Standing, look
-from services.ledger.sessions import Connection, write_as_ledger
+from services.ledger.sessions import Connection, keep_events, write_as_ledger
 from services.policy.state import Hold
 from services.policy.store import encode_account, encode_hold
 from shared.control_state import ControlState, evolve, order_of
@@ -55,17 +56,22 @@ class Report:
     partitions: dict[int, Partly] = field(default_factory=dict)
 
 
-async def restore(redis: Redis, database_url: str, settings: Settings, *, replace: bool = False) -> Report:
+async def restore(
+    redis: Redis, database_url: str, settings: Settings, *, replace: bool = False, archive: Path | None = None
+) -> Report:
     """Fill what the log has lost; `replace`: also partitions whose end was lost, in place of what they have.
 
-    Redis as `admin`, the database as the ledger or the owner. Raises NotNow, WrongCount, Unbalanced, RedisError,
-    driver's errors.
+    `archive`: the folder of archived events, for where they are needed.
+
+    Redis as `admin`, the database as the ledger or the owner. Raises NotNow, WrongCount, Unbalanced, ArchiveProblem,
+    RedisError, the driver's errors.
     """
     await _nobody_works(redis)
     connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             await write_as_ledger(connection)
+            await keep_events(connection)
             control = await _control(connection)
             number = await restore_count(redis, connection, settings, control.partitions)
             settings = settings.model_copy(update={"partitions": number})
@@ -73,7 +79,7 @@ async def restore(redis: Redis, database_url: str, settings: Settings, *, replac
             wanted = _wanted(found, replace)
             report = Report(orders=await _restore_orders(redis, connection))
             await _restore_letters(redis, connection)
-            work = _Restoration(redis, connection, settings, found, control)
+            work = _Restoration(redis, connection, settings, found, control, archive)
             for number in wanted:
                 report.partitions[number] = await work.partition(number)
     finally:
@@ -128,13 +134,20 @@ class _Restoration:
     """One run."""
 
     def __init__(
-        self, redis: Redis, connection: Connection, settings: Settings, found: Survey, control: ControlState
+        self,
+        redis: Redis,
+        connection: Connection,
+        settings: Settings,
+        found: Survey,
+        control: ControlState,
+        archive: Path | None,
     ) -> None:
         self._redis = redis
         self._connection = connection
         self._settings = settings
         self._found = found
         self._control = control
+        self._archive = archive
         self._tenants: list[UUID] | None = None
         self._pending: Mapping[UUID, list[UUID]] = {}
 
@@ -151,7 +164,7 @@ class _Restoration:
         appended: list[tuple[str, Envelope]] = []
         for tenant_id in sorted(ours, key=lambda one: one.bytes):
             last_ms = entry_ms(self._found.floor)
-            known = await reading.tenant_books(self._connection, tenant_id, self._control, last_ms)
+            known = await reading.tenant_books(self._connection, tenant_id, self._control, last_ms, self._archive)
             await self._accounts(partition, known, done)
             appended += await self._ends(partition, known, done)
         await self._go_on(partition, appended)

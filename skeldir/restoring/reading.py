@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from services.ledger import event_pages
 from services.ledger.sessions import Connection
 from services.policy.state import Breaker, Hold
 from shared.control_state import ControlState, order_of
@@ -51,7 +53,6 @@ _BREAKERS = """
 SELECT user_id, state, failure_count, opened_at, last_trip_at FROM llm_breaker_state
 WHERE tenant_id = $1 AND breaker_key = 'provider'
 """
-_COUNTED = "SELECT entry_id, body FROM events WHERE tenant_id = $1 AND type = ANY ($2) AND time >= $3"
 
 
 async def orders(connection: Connection) -> list[tuple[str, str]]:
@@ -73,8 +74,14 @@ async def pending(connection: Connection) -> dict[UUID, list[UUID]]:
     return found
 
 
-async def tenant_books(connection: Connection, tenant_id: UUID, control: ControlState, last_ms: int) -> TenantBooks:
-    """All that policy knew of a tenant; `last_ms`: when the books end."""
+async def tenant_books(
+    connection: Connection, tenant_id: UUID, control: ControlState, last_ms: int, archive: Path | None = None
+) -> TenantBooks:
+    """All that policy knew of a tenant; `last_ms`: when the books end. `archive`: the folder of archived events.
+
+    Raises ArchiveProblem where they are needed: by a tenant with quotas that has a reservation of then. What else is
+    needed here does not leave the database before it has ended.
+    """
     holds = await _holds(connection, tenant_id)
     hours = sorted({hold.hour for hold in holds})
     balances = [_balance("month", row) for row in await connection.fetch(_MONTHS, tenant_id)]
@@ -83,7 +90,7 @@ async def tenant_books(connection: Connection, tenant_id: UUID, control: Control
     wanted = set(control.quotas.get(tenant_id, NO_QUOTAS).by_id) | {
         take.quota_id for hold in holds for take in hold.takes
     }
-    readings = await _readings(connection, tenant_id, wanted, holds, last_ms) if wanted else ()
+    readings = await _readings(connection, tenant_id, wanted, holds, last_ms, archive) if wanted else ()
     return TenantBooks(tenant_id, tuple(balances), holds, breakers, readings)
 
 
@@ -116,7 +123,12 @@ async def _holds(connection: Connection, tenant_id: UUID) -> tuple[Hold, ...]:
 
 
 async def _readings(
-    connection: Connection, tenant_id: UUID, wanted: set[str], holds: tuple[Hold, ...], last_ms: int
+    connection: Connection,
+    tenant_id: UUID,
+    wanted: set[str],
+    holds: tuple[Hold, ...],
+    last_ms: int,
+    folder: Path | None,
 ) -> tuple[MeterReading, ...]:
     """The last reading of each quota and window. Only of tenants that have quotas: it reads their last month."""
     since = at(last_ms) - LONGEST_WINDOW
@@ -124,8 +136,7 @@ async def _readings(
     oldest = await connection.fetchval("SELECT min(time) FROM events WHERE id = ANY ($1::uuid[])", open_holds)
     types = [TaskAllowed.event_type, ReservationEnded.event_type]
     latest: dict[tuple[str, str], tuple[tuple[int, int], MeterReading]] = {}
-    cursor = await connection.cursor(_COUNTED, tenant_id, types, min(since, oldest or since))
-    while page := await cursor.fetch(PAGE):
+    async for page in event_pages.of_types(connection, tenant_id, types, min(since, oldest or since), folder):
         for row in page:
             data, place = EVENTS.decode(row["body"]).data, order_of(row["entry_id"])
             assert isinstance(data, TaskAllowed | ReservationEnded), "asked for"

@@ -26,17 +26,18 @@ export class OneRequest {
   leave() {}
   show() {}
 
-  fill({ call, verdict, events }) {
+  fill({ call, verdict, events, archived }) {
     this.element.lastChild.replaceWith(h("article", {},
       h("h1.mono", {}, call.request_id), h("p.sub", {}, ended(call), " ", words(call.task_type), " on ", h("b", {}, `${call.provider}:${call.model}`), `, ${moment(call.created_at)}`),
-      why(call, verdict),
+      why(call, verdict, archived),
       h("div.pair.narrow", {}, h("section.card", { "aria-labelledby": "t-title" }, h("h2", { id: "t-title" }, "What happened"), timeline(events)),
         h("section.card", { "aria-labelledby": "f-title" }, h("h2", { id: "f-title" }, "The request"), facts(call)))));
     document.getElementById("main").focus({ preventScroll: true });
   }
 }
 
-function why(call, verdict) {
+function why(call, verdict, archived) {
+  if (archived.length) return h("section.card.why", {}, h("h2", {}, "In the archive"), h("p", {}, `Its events of ${archived.join(" and ")} have left the database; what became of it stands below.`));
   if (!verdict) return h("section.card.why", {}, h("h2", {}, "Not decided yet"), h("p", {}, "Policy has not read it, or holds it back."));
   const blocked = verdict.decision === "blocked";
   const level = blocked ? "warn" : call.status === "failed" ? "bad" : "ok";

@@ -86,7 +86,7 @@ def filled(postgres: EmbeddedPostgres) -> Iterator[str]:
         ledger = await asyncpg.connect(url("skeldir_ledger"))
         found = Books(url, Path(), ledger, None)
         await found.take_in(datetime(2025, 3, 10, tzinfo=UTC), FULL)
-        await found.take_in(datetime(2025, 3, 31, 23, 59, 59, 998000, tzinfo=UTC), ENDED, 1)
+        await found.take_in(datetime(2025, 3, 31, 23, 59, 59, 960000, tzinfo=UTC), ENDED, 1)
         await found.take_in(datetime(2025, 4, 10, tzinfo=UTC), ENDED)
         await found.take_in(datetime(2025, 5, 10, tzinfo=UTC), ENDED)
         await ledger.close()
