@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -28,8 +29,9 @@ from shared.texts.data_keys import open_keys
 from shared.texts.master_key import new_master_key, parse_master_keys
 from shared.texts.payload import decrypted
 from skeldir.restoring import reading
+from skeldir.restoring.accounts import TenantBooks
 from tests.integration.ledger.archive.conftest import APRIL, MAY, Books, findings
-from tests.unit.ledger.history import play
+from tests.unit.ledger.history import Op, play
 
 MASTERS = parse_master_keys(new_master_key())
 
@@ -79,30 +81,40 @@ async def test_orders_are_all_there(kept: Books) -> None:
     assert len({row["time"].month for row in await kept.events(orders=True)}) == 3
 
 
-@pytest.mark.parametrize("has_quota", [False, True])
-async def test_what_policy_knew_is_read_without_the_archive(kept: Books, has_quota: bool) -> None:
+# Orders of quotas; an attempt that nobody knows the end of, which they count; one that ended, one that has not.
+WITH_QUOTAS: tuple[Op, ...] = (
+    *(("order", number % 2, 12 + number) for number in range(5)),
+    *(("submit", 0, 3), ("fail", 0, 2), ("submit", 0, 2), ("succeed", 0, 8), ("submit", 0, 2)),
+)
+
+
+@pytest.mark.parametrize("has_quotas", [False, True])
+async def test_what_policy_knew_is_read_without_the_archive(kept: Books, has_quotas: bool) -> None:
     """But for quotas whose windows of then a reservation still holds: then the archive is asked for."""
-    held = "SELECT tenant_id, api_call_id FROM llm_budget_reservations WHERE state = 'held' LIMIT 1"
-    tenant = (await kept.ledger.fetchrow(held))["tenant_id"]
-    last_ms = int(datetime(2025, 7, 1, tzinfo=UTC).timestamp() * 1000)
-    control = await orders_so_far(kept.ledger)
-    if not has_quota:
-        control = replace(control, quotas={})
-    async with kept.ledger.transaction():
-        before = await reading.tenant_books(kept.ledger, tenant, control, last_ms)
-        pending = await reading.pending(kept.ledger)
-        of_tasks = await reading.events_of(kept.ledger, tenant, pending[tenant])
-    assert before.holds and of_tasks
-    needed = any(hold.takes for hold in before.holds)
+    history = await kept.take_in(datetime(2025, 3, 16, tzinfo=UTC), WITH_QUOTAS if has_quotas else WITH_QUOTAS[5:])
+    tenant = history.owners[0].tenant_id
+    last_ms = _ms(datetime(2025, 7, 1, tzinfo=UTC))
+
+    async def known(folder: Path | None) -> TenantBooks:
+        async with kept.ledger.transaction():
+            return await reading.tenant_books(kept.ledger, tenant, history.control, last_ms, folder)
+
+    async def under_way() -> Any:
+        async with kept.ledger.transaction():
+            pending = await reading.pending(kept.ledger)
+            return await reading.events_of(kept.ledger, tenant, pending[tenant])
+
+    before, tasks = await known(None), await under_way()
+    assert {hold.state for hold in before.holds} == {"held", "live"}
+    assert all(bool(hold.takes) is has_quotas for hold in before.holds)
+    assert len(tasks) == 1 and bool(before.readings) is has_quotas
     await kept.archive(MAY)
-    async with kept.ledger.transaction():
-        assert await reading.events_of(kept.ledger, tenant, pending[tenant]) == of_tasks
-        if has_quota and needed:
-            with pytest.raises(ArchiveProblem, match="in an archive"):
-                await reading.tenant_books(kept.ledger, tenant, control, last_ms)
-        after = await reading.tenant_books(kept.ledger, tenant, control, last_ms, kept.folder)
-    assert replace(after, readings=()) == replace(before, readings=())
-    assert set(after.readings) == set(before.readings)
+    if has_quotas:
+        with pytest.raises(ArchiveProblem, match="in an archive"):
+            await known(None)
+    after = await known(kept.folder if has_quotas else None)
+    assert replace(after, readings=()) == replace(before, readings=()) and await under_way() == tasks
+    assert set(map(repr, after.readings)) == set(map(repr, before.readings))
 
 
 async def told(kept: Books, word: str, keyring: Keyring) -> tuple[Owner, list[Record]]:
