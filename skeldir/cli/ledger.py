@@ -48,7 +48,7 @@ def rebuild_(archive: ArchiveDir = None, as_json: Json = False) -> None:
 @app.command("verify")
 def verify_(
     history: Annotated[bool, typer.Option("--history", help="Also check the history: every event, in order.")] = False,
-    partial: Annotated[bool, typer.Option(help="The books begin in the middle: their beginning was archived.")] = False,
+    partial: Annotated[bool, typer.Option(help="The books begin in the middle: their beginning is gone.")] = False,
     stop_bound_ms: Annotated[int, typer.Option(min=0, help="How long after a kill switch a call may start.")] = 0,
     pending_minutes: Annotated[float, typer.Option(min=0, help="A task pending for longer is a finding.")] = 60.0,
     chain: Annotated[bool, typer.Option(help="Check each event's place in its chain, and the seals.")] = True,

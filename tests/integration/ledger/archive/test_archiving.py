@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 import sqlalchemy.exc
 
@@ -42,6 +43,13 @@ async def test_months_go_into_files_and_nothing_is_lost(kept: Books) -> None:
     assert sum(row["rows"] for row in recorded) == len(files)
     assert {row["key_id"] for row in recorded} == set(KEYS)
     assert {path.name for path in kept.folder.iterdir()} == {row["file"] for row in recorded}
+
+
+async def test_a_month_is_append_only_again(kept: Books) -> None:
+    await kept.archive(APRIL)
+    for statement in ("TRUNCATE events_2025_03", "DELETE FROM events_2025_03"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="append-only"):
+            await kept.superuser.execute(statement)
 
 
 async def test_what_has_not_ended_stays_until_it_has(kept: Books) -> None:
