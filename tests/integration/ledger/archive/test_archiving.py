@@ -103,13 +103,13 @@ async def test_whoever_dies_on_the_way_begins_again(kept: Books, where: str, mon
 
 
 async def test_a_file_that_was_not_finished_goes(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError("no space left on the device")
+    def torn(*_: Any) -> None:
+        raise OSError("the disk is gone")
 
-    monkeypatch.setattr(archiving, "_sync", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(ParquetFile, "pages", torn)
+    with pytest.raises(OSError, match="the disk is gone"):
         await kept.archive(APRIL)
-    assert not list(kept.folder.glob(".*")) and not await kept.recorded()
+    assert not list(kept.folder.iterdir()) and not await kept.recorded()
 
 
 async def test_a_file_that_does_not_read_as_it_was_written_is_refused(
