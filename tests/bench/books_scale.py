@@ -49,7 +49,6 @@ class Books:
 
     async def load(self) -> list[Figure]:
         """Tasks decided by policy's own deciders, chained as the ledger does it, COPY."""
-        migrate.upgrade(self._owner)
         began = time.perf_counter()
         events = await fill(
             self._server.url("postgres"), self._traffic, lambda done: print(f"{done:,} events", flush=True)
@@ -174,6 +173,7 @@ def measure(events: int, data: Path, stages: list[str]) -> list[Figure]:
     server = EmbeddedPostgres(data)
     server.start()
     try:
+        migrate.upgrade(server.url("skeldir_owner"))
         books = Books(server, traffic)
         for stage in stages:
             if stage == "load" and stage in known:
