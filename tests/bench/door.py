@@ -109,6 +109,10 @@ class Door:
     def _origin(self) -> str:
         return self._provider.removesuffix("/v1")
 
+    def whole(self, caller: int) -> Request:
+        """A call whose answer comes as a whole."""
+        return self._asked(False, caller)
+
     def _asked(self, streamed: bool, caller: int) -> Request:
         head = request("/v1/chat/completions", self._keys[caller % len(self._keys)])
         asked = {"model": "gpt-4o-mini", "max_tokens": 30, "messages": [{"role": "user", "content": uuid4().hex}]}
