@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from shared.settings import Settings
+from skeldir import __version__
 from skeldir.cli.secrets import secrets
 from skeldir.cli.services import Service
 
@@ -154,6 +155,12 @@ def test_compose_that_is_spoilt_is_refused(spoil: Callable[[Manifest], None]) ->
     spoil(spec)
     with pytest.raises(ValueError, match=r"\w"):
         check_compose(spec)
+
+
+def test_files_and_pages_name_the_image_of_this_version() -> None:
+    pages = [*files(), ROOT / "docs" / "deployment.md"]
+    named = {tag for path in pages for tag in re.findall(r"\bskeldir:(\d[\w.]*)", path.read_text())}
+    assert named == {__version__}
 
 
 def test_compose_runs_the_services_locked_up() -> None:
