@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.gateway.docs_page import docs_routes
 from services.gateway.documented import document
 from services.gateway.door import Door
 from services.gateway.problems import Problem, respond
@@ -27,8 +28,9 @@ def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
         title="Skeldir gateway",
         summary="Governed calls of language models.",
         version="1",
+        docs_url=None,
         redoc_url=None,
-        routes=list(health_routes(readiness)),
+        routes=[*health_routes(readiness), *docs_routes()],
     )
     for router in (tasks.router(door), openai.router(door), models.router(door), control.router(door, redis)):
         app.include_router(router)
