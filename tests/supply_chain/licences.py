@@ -12,6 +12,7 @@ from typing import Any
 
 from license_expression import ExpressionError, get_spdx_licensing
 
+from tests.supply_chain.carried import CARRIED
 from tests.supply_chain.pins import DEVELOPMENT, REQUIREMENTS, RUNTIME, names, pins
 
 RULES: dict[str, Any] = tomllib.loads((REQUIREMENTS / "licences.toml").read_text())
@@ -31,7 +32,7 @@ HEAD = """\
 
 Of the packages that Skeldir runs on (`requirements/runtime.lock`), as their metadata declares them, or as their licence
 files say where it is unclear. `requirements/licences.toml` says which licences may be used. The suite fails on a
-package with another one, or with none that is known. The console carries uPlot (MIT). `make reference` writes this.
+package with another one, or with none that is known. `make reference` writes this page.
 
 | package | licence |
 | --- | --- |
@@ -98,9 +99,10 @@ def refused() -> dict[str, str]:
                     found[name] = licence(name)
             except UnknownLicenceError as error:
                 found[name] = str(error)
-    return found
+    return found | {one.name: one.licence for one in CARRIED if not allows(one.licence, at_work)}
 
 
 def page() -> str:
     """A line for each package at run time, on whatever machine."""
-    return HEAD + "".join(f"| {name} | {licence(name)} |\n" for name in names(RUNTIME))
+    inside = (f"| {one.by} carries {one.name} | {one.licence} |\n" for one in CARRIED)
+    return HEAD + "".join(f"| {name} | {licence(name)} |\n" for name in names(RUNTIME)) + "".join(inside)

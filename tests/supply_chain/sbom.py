@@ -6,7 +6,6 @@ all files that may be installed; they are not repeated.
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import requires
 from pathlib import Path
 
@@ -20,13 +19,13 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from skeldir import __version__
+from tests.supply_chain.carried import CARRIED
 from tests.supply_chain.licences import licence
 from tests.supply_chain.pins import RUNTIME, pins
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRAS = {"archive"}
 """Those that the lock has."""
-UPLOT = ROOT / "services" / "ledger" / "console" / "static" / "uplot.js"
 
 
 def needs(name: str, extras: set[str]) -> list[Requirement]:
@@ -65,10 +64,7 @@ def library(kind: str, name: str, version: str, spdx: str) -> Component:
 def bill() -> Bom:
     """Skeldir, what it needs, and what needs what."""
     components = {name: library("pypi", name, version, licence(name)) for name, version in pins(RUNTIME).items()}
-    banner = re.search(r"uPlot \(v([\d.]+)\)", UPLOT.read_text()[:200])
-    if banner is None:
-        raise ValueError(f"{UPLOT} does not say its version")
-    uplot = library("npm", "uplot", banner[1], "MIT")
+    carried = {one: library(one.registry, one.name, one.version, one.licence) for one in CARRIED}
     root = Component(
         name="skeldir",
         version=__version__,
@@ -76,12 +72,12 @@ def bill() -> Bom:
         bom_ref="skeldir",
         licenses=[LicenseFactory().make_from_string("Apache-2.0")],
     )
-    bom = Bom(components=[*components.values(), uplot])
+    bom = Bom(components=[*components.values(), *carried.values()])
     bom.metadata.component = root
     bom.metadata.tools.components.add(this_component())
     for name, needed in graph("skeldir", EXTRAS).items():
-        depends = [components[one] for one in needed]
-        bom.register_dependency(components.get(name, root), [*depends, uplot] if name == "skeldir" else depends)
+        inside = [component for one, component in carried.items() if one.by == name]
+        bom.register_dependency(components.get(name, root), [*(components[one] for one in needed), *inside])
     return bom
 
 
