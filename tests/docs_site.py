@@ -1,4 +1,4 @@
-"""What mkdocs does for `docs/` besides: pages of the root have a place on the site, and links lead there."""
+"""What mkdocs does for `docs/` besides: pages of the root, and all decisions, have a place, and links lead there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parents[1]
 PLACES = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Gives every decision a place: a new one needs none of its own in mkdocs.yml."""
+    for section in (one for part in config.nav or [] if isinstance(part, dict) for one in part.values()):
+        for entry in section if isinstance(section, list) else []:
+            if isinstance(entry, dict) and "Decisions" in entry:
+                entry["Decisions"] = sorted(f"adr/{page.name}" for page in (ROOT / "docs" / "adr").glob("*.md"))
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
