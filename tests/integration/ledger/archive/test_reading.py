@@ -20,6 +20,7 @@ from services.ledger.event_pages import spans
 from services.ledger.history.reading import Bounds, verify_history
 from services.ledger.projections import TABLES
 from services.ledger.rebuild import rebuild
+from shared.control_state import order_of
 from shared.events.envelope import at
 from skeldir.past import state_at
 from skeldir.replay.reading import END_OF_TIME_MS, Question, _replay
@@ -98,26 +99,40 @@ async def test_the_order_of_the_log_is_that_of_before(kept: Books, monkeypatch: 
     assert all(one.cause is not None for one in after[1]) and after[1]
 
 
+async def test_files_of_the_same_days_are_read_as_one(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came late lies in a file of its own; and a chain's files are opened as the log comes to them."""
+    monkeypatch.setattr(event_pages, "PAGE", 10)
+    for hour in (3, 1, 2):
+        await kept.take_in(datetime(2025, 4, 20, hour, tzinfo=UTC), FULL)
+        await kept.archive(MAY)
+    every = [*kept.archived(), *await kept.events()]
+    in_order, _ = await read(kept, await found(kept))
+    places = [(row["partition"], order_of(row["entry_id"])) for row in in_order]
+    assert places == sorted((row["partition"], order_of(row["entry_id"])) for row in every)
+
+
 async def test_a_cause_is_found_wherever_it_is(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """In another month's file than those around its effect, and in the table where the effect is in a file."""
     before = await read(kept, record.NOTHING)
     await kept.archive(MAY)
     archive = await found(kept)
     monkeypatch.setattr(event_pages, "_NEARNESS", timedelta(0))
+    monkeypatch.setattr(event_pages, "PAGE", 2)  # so that a cause is often on a page before
     of_others = replace(archive, files=tuple(replace(one, month=one.month.replace(year=2024)) for one in archive.files))
     assert (await read(kept, of_others))[1] == before[1]
 
 
-async def test_a_replay_comes_to_the_same(kept: Books) -> None:
-    question = Question(Scenario(replace(CONFIG, monthly_cap=1)), Scenario(CONFIG))
-    before = await _replay(kept.url("skeldir_owner"), question, None)
+@pytest.mark.parametrize("until", [END, datetime(2025, 4, 5, tzinfo=UTC)])
+async def test_a_replay_comes_to_the_same(kept: Books, until: datetime) -> None:
+    url = kept.url("skeldir_owner")
+    scenario, until_ms = Scenario(replace(CONFIG, monthly_cap=1)), int(until.timestamp() * 1000)
+    question = Question(scenario, Scenario(CONFIG), until_ms=until_ms)
+    before = await _replay(url, question, None)
     await kept.archive(MAY)
     with pytest.raises(ArchiveProblem, match="in an archive"):
-        await _replay(kept.url("skeldir_owner"), question, None)
-    after = await _replay(kept.url("skeldir_owner"), replace(question, archive=kept.folder), None)
+        await _replay(url, question, None)
+    after = await _replay(url, replace(question, archive=kept.folder), None)
     assert after.tally == before.tally and after.tally.decisions > 5 and after.partitions == before.partitions
-    until = replace(question, until_ms=int(datetime(2025, 4, 1, tzinfo=UTC).timestamp() * 1000), archive=kept.folder)
-    assert 0 < (await _replay(kept.url("skeldir_owner"), until, None)).tally.decisions < after.tally.decisions
 
 
 async def test_the_state_of_then_is_that_of_before(kept: Books) -> None:

@@ -44,6 +44,16 @@ async def test_books_balance_with_their_archive(kept: Books) -> None:
     assert (chains.rows, chains.chains) == (before.rows, before.chains)
 
 
+async def test_a_wrong_row_is_held_against_events_of_the_archive(kept: Books) -> None:
+    await kept.archive(MAY)
+    march = "total_calls > 1 AND month = '2025-03-01'"
+    await kept.ledger.execute(f"UPDATE llm_monthly_costs SET total_calls = total_calls + 1 WHERE {march}")
+    wrong = await kept.ledger.fetch(
+        f"SELECT concat_ws(' ', tenant_id, user_id, month) FROM llm_monthly_costs WHERE {march}"
+    )
+    assert wrong and sorted(await findings(kept)) == sorted(f"llm_monthly_costs {row[0]}: total_calls" for row in wrong)
+
+
 async def test_with_several_readers_too(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has a share of the tenants, or of the chains. What goes to another process is copied here, too."""
     shares: list[Any] = []
