@@ -11,7 +11,6 @@ not come to their end, or of which a reservation is open.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,20 +20,18 @@ from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import asyncpg
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.ledger.archive import parquet
-from services.ledger.archive.parquet import COLUMNS, ParquetFile, Row, Wanted, Writer
+from services.ledger.archive.parquet import COLUMNS
 from services.ledger.archive.predecessors import Links
 from services.ledger.archive.record import ArchivedFile, ArchiveProblem, find
+from services.ledger.archive.writing import NewFile
 from services.ledger.chain import heads
-from services.ledger.chain.link import canonical, of_row
 from services.ledger.processes import Progress
 from services.ledger.sessions import Busy, Connection, alone, snapshot, write_as_ledger
-from shared.control_state import order_of
 
 TIMEOUT_S = 24 * 3600.0
 PAGE = 2000
@@ -71,8 +68,6 @@ _RECORD = f"""
 INSERT INTO event_archives ({", ".join(ArchivedFile.__slots__)})
 VALUES ({", ".join(f"${number + 1}" for number in range(len(ArchivedFile.__slots__)))})
 """
-# Texts that stand as they were: recorded while nothing was encrypted.
-_PLAIN_MARKS = ('"$encrypted"', '"storage":"none"', '"prompt":{}')
 
 
 @dataclass(slots=True)
@@ -170,12 +165,12 @@ class _Month:
             links = Links(connection, await find(connection, self._folder))
             await connection.execute("SET LOCAL work_mem = '128MB'")
             cursor = await connection.cursor(_ROWS, *asked)
-            file: _File | None = None
+            file: NewFile | None = None
             while page := await cursor.fetch(PAGE):
                 for chain, group in groupby(page, key=itemgetter("partition")):
                     if file is None or file.chain != chain:
                         report.files += [] if file is None else [await asyncio.to_thread(file.close)]
-                        file = stack.enter_context(_File(self._folder, self._month, chain))
+                        file = stack.enter_context(NewFile(self._folder, self._month, chain))
                     rows = list(group)
                     links.follow(chain, rows)
                     await asyncio.to_thread(file.add, rows)
@@ -242,72 +237,3 @@ class _Read:
         self._done += events
         if self._progress is not None:
             self._progress(self._done, max(self._done, self._total))
-
-
-class _File:
-    """A file of one chain while it is written; its name, at the end, is of what is in it."""
-
-    def __init__(self, folder: Path, month: date, chain: int) -> None:
-        self.chain = chain
-        self._folder = folder
-        self._month = month
-        self._path = folder / f".{uuid4().hex}.part"
-        self._writer = Writer(self._path)
-        self._digest = hashlib.sha256()
-        self._rows = self._unencrypted = 0
-        self._seqs: tuple[int, int] = (0, 0)
-        self._entries: tuple[str, str] = ("", "")
-
-    def __enter__(self) -> _File:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._path.unlink(missing_ok=True)  # where it did not come to its end
-
-    def add(self, rows: Sequence[Row]) -> None:
-        """The next rows."""
-        self._writer.add(rows)
-        entries = [row["entry_id"] for row in rows] + [one for one in self._entries if one]
-        self._entries = min(entries, key=order_of), max(entries, key=order_of)
-        self._seqs = self._seqs[0] or rows[0]["seq"], rows[-1]["seq"]
-        self._rows += len(rows)
-        self._unencrypted += sum(map(_is_plain, rows))
-        _update(self._digest, rows)
-
-    def close(self) -> ArchivedFile:
-        """On the disk, read back, and under its name. Raises ArchiveProblem, OSError."""
-        self._writer.close()
-        found, again = 0, hashlib.sha256()
-        for page in ParquetFile(self._path).pages(Wanted()):
-            found += len(page)
-            _update(again, page)
-        if (found, again.digest()) != (self._rows, self._digest.digest()):
-            raise ArchiveProblem(f"{self._path} does not read as it was written: is the disk sound?")
-        with self._path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").digest()
-        name = f"events-{self._month:%Y-%m}-{self.chain}-{sha256.hex()[:16]}.parquet"
-        size = self._path.stat().st_size
-        self._path.replace(self._folder / name)
-        _sync(self._folder)
-        return ArchivedFile(
-            name, self._month, self.chain, self._rows, *self._seqs, *self._entries, self._unencrypted, size, sha256,
-            datetime.now(UTC),
-        )  # fmt: skip
-
-
-def _update(digest: Any, rows: Sequence[Row]) -> None:
-    for row in rows:
-        digest.update(canonical(of_row(row)))
-        digest.update(f"\0{row['seq']}\0{row['chain_no']}\0{(row['chain_hash'] or b'').hex()}\0".encode())
-
-
-def _is_plain(row: Row) -> bool:
-    return row["type"] == "task.submitted" and not any(mark in row["body"] for mark in _PLAIN_MARKS)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
