@@ -18,6 +18,7 @@ from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 SOCKET_TIMEOUT_S = 5.0
 BLOCK_MS = 1000
 NAMES = 1000
+# Said to the server on each connection: this process follows the log when it grows. Older releases do not say so.
+FOLLOWS = ("skeldir", "2")
 # To one server. A service has a few for each partition that it works on, and the log may grow.
 MAX_CONNECTIONS = 1280
 # So much may wait to be sent before a command waits for it: below that the transport does not ask us to.
@@ -223,6 +226,7 @@ def _pool(url: str, pool_class: type[DirectPool], options: dict[str, Any]) -> Di
         socket_keepalive=True,
         retry=Retry(NoBackoff(), 0),
         decode_responses=False,
+        driver_info=DriverInfo().add_upstream_driver(*FOLLOWS),
         # While it may get these (Redis Enterprise's), the library does not look whether an idle connection is still
         # open: after a restart of the server each of them would fail once, however much later it is used.
         maint_notifications_config=MaintNotificationsConfig(enabled=False),

@@ -21,7 +21,7 @@ from redis.exceptions import RedisError
 from services.gateway.capacity import is_full
 from shared.events.partitions import PartitionsSet
 from shared.partitions import CONTROL, PARTITIONS, Partition
-from shared.streams.connection import LogClient, script
+from shared.streams.connection import FOLLOWS, LogClient, script
 from shared.streams.lease import Lease
 from shared.streams.partition_count import Count, count_of, recorded
 from skeldir.growing.changed import Changed
@@ -31,6 +31,7 @@ from skeldir.growing.places import problem_of
 
 GROWTH_LEASE = f"{{{CONTROL}}}:lease:growth"
 PACKAGE = "skeldir.growing"
+SERVICES = ("gateway-", "policy-", "executor-", "ledger-")
 # Doors and leases are kept for so long at a time: whoever dies has no longer closed them.
 HOLD_MS = 6000
 KEEP_S = 1.0
@@ -86,6 +87,7 @@ async def grow(redis: LogClient, number: int, actor: str, timeout_s: float, say:
             if number == count.number:
                 before = count.before[0] if count.before else number
                 return Grown(number, before, removed=await clear(redis, number))
+            await _nobody_is_older(redis)
             growth = _Growth(redis, count, number, owner, say)
             return await growth.run(actor, timeout_s)
         finally:
@@ -127,6 +129,18 @@ async def _count(redis: LogClient) -> Count:
         what = "is new: set SKELDIR_PARTITIONS" if known is None else "has no record of its partitions"
         raise CannotGrow(f"the log {what}: start the services of this release first")
     return found
+
+
+async def _nobody_is_older(redis: LogClient) -> None:
+    """A service that does not follow the log would go on writing where tenants were. Servers before Redis 7.2 do not
+    tell."""
+    for clients in await redis.on_every_server("CLIENT LIST"):
+        for one in clients:
+            name, library = one.get("name", ""), one.get("lib-name", "")
+            if name.startswith(SERVICES) and library and FOLLOWS[0] not in library:
+                raise CannotGrow(
+                    f"{name} is of an older release, which does not follow a log that grows: upgrade it first"
+                )
 
 
 class _Growth:

@@ -307,6 +307,19 @@ async def test_it_says_what_it_does_not_do(log: Log) -> None:
         await grow(log.redis, NEW, "ann", 5, silent)
 
 
+async def test_not_beside_a_service_that_would_not_follow(log: Log) -> None:
+    older = _blocking(log, client_name="gateway-of-before")
+    older.ping()
+    with pytest.raises(CannotGrow, match="gateway-of-before is of an older release"):
+        await grow(log.redis, NEW, "ann", 5, silent)
+    older.close()
+    known = log.redis.connection_pool.connection_kwargs
+    url = f"redis://{known['username']}:{known['password']}@{known['host']}:{known['port']}"
+    async with connect(url, client_name="gateway-of-now") as gateway:
+        await gateway.ping()
+        await grow(log.redis, NEW, "ann", 5, silent)
+
+
 async def test_twice_from_where_the_first_left_copies(log: Log) -> None:
     """What is left of a tenant where it was two growths ago is not taken for its state."""
     with pytest.raises(Killed):
@@ -340,8 +353,7 @@ async def test_on_a_cluster(new_folder: Callable[[], Path]) -> None:
 
 def _then(step: str, log: Log, *commands: tuple[Any, ...]) -> Callable[[str], None]:
     """Commands when the step is done; by a connection that does not wait."""
-    known = log.redis.connection_pool.connection_kwargs
-    client = blocking.Redis(**{name: known[name] for name in ("host", "port", "username", "password")})
+    client = _blocking(log)
 
     def say(done: str) -> None:
         if done == step:
@@ -349,3 +361,8 @@ def _then(step: str, log: Log, *commands: tuple[Any, ...]) -> Callable[[str], No
                 client.execute_command(*one)
 
     return say
+
+
+def _blocking(log: Log, **more: Any) -> Any:
+    known = log.redis.connection_pool.connection_kwargs
+    return blocking.Redis(**{name: known[name] for name in ("host", "port", "username", "password")}, **more)
