@@ -13,7 +13,8 @@ from shared.partitions import Partition
 from shared.settings import Settings
 from shared.streams.partition_count import Count, count_of, look
 from skeldir.cli.context import CommandError, Json, actor, err, out, print_json, with_redis
-from skeldir.growing.growth import CannotGrow, Grown, NotDrained, abandon, grow
+from skeldir.growing.conditions import CannotGrow
+from skeldir.growing.growth import Grown, NotDrained, abandon, grow
 
 app = typer.Typer(help="How many partitions the log has.", no_args_is_help=True)
 

@@ -10,31 +10,29 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
 
-from services.gateway.capacity import is_full
 from shared.events.partitions import PartitionsSet
 from shared.partitions import CONTROL, PARTITIONS, Partition
-from shared.streams.connection import FOLLOWS, LogClient, script
+from shared.streams.connection import LogClient, script
 from shared.streams.lease import Lease
-from shared.streams.partition_count import Count, count_of, recorded
+from shared.streams.partition_count import Count, recorded
 from skeldir.growing.changed import Changed
+from skeldir.growing.conditions import CannotGrow, count_to_grow, nobody_is_older, there_is_memory
 from skeldir.growing.copies import Copied, Copies, clear
 from skeldir.growing.drained import left_in
+from skeldir.growing.keeping import kept
 from skeldir.growing.places import problem_of
 
 GROWTH_LEASE = f"{{{CONTROL}}}:lease:growth"
 PACKAGE = "skeldir.growing"
-SERVICES = ("gateway-", "policy-", "executor-", "ledger-")
 # Doors and leases are kept for so long at a time: whoever dies has no longer closed them.
 HOLD_MS = 6000
-KEEP_S = 1.0
 # From the first seal to the switch there is so much time; seals outlast it, whichever server's clock counts.
 SWITCH_MS = 5000
 SEAL_MS = 20_000
@@ -46,10 +44,6 @@ TAKEN_UP_S = 15.0
 Say = Callable[[str], None]
 
 log = structlog.get_logger(__name__)
-
-
-class CannotGrow(Exception):
-    """The log is as it was; the text says why, and what to do."""
 
 
 class NotDrained(Exception):
@@ -79,15 +73,15 @@ async def grow(redis: LogClient, number: int, actor: str, timeout_s: float, say:
     lease = Lease(redis, GROWTH_LEASE, owner, HOLD_MS)
     if not await lease.take():
         raise CannotGrow("another `skeldir partitions grow` is under way, or has just died: look again in 6 s")
-    async with _kept(lease.renew):
+    async with kept(lease.renew):
         try:
-            count = await _count(redis)
+            count = await count_to_grow(redis)
             if problem := problem_of(number, count.number):
                 raise CannotGrow(problem)
             if number == count.number:
                 before = count.before[0] if count.before else number
                 return Grown(number, before, removed=await clear(redis, number))
-            await _nobody_is_older(redis)
+            await nobody_is_older(redis)
             growth = _Growth(redis, count, number, owner, say)
             return await growth.run(actor, timeout_s)
         finally:
@@ -103,9 +97,9 @@ async def abandon(redis: LogClient) -> int:
     lease = Lease(redis, GROWTH_LEASE, f"growth-{os.getpid()}-{secrets.token_hex(4)}", HOLD_MS)
     if not await lease.take():
         raise CannotGrow("another `skeldir partitions grow` is under way, or has just died: look again in 6 s")
-    async with _kept(lease.renew):
+    async with kept(lease.renew):
         try:
-            count = await _count(redis)
+            count = await count_to_grow(redis)
             for number in range(count.number):
                 await redis.set(Partition(number).fence, count.number)
             await Copies(redis, count.number, count.number).wipe()
@@ -120,27 +114,6 @@ async def is_under_way(redis: LogClient) -> bool:
     seconds, micro = await redis.time()
     ends: bytes | None = await redis.hget(GROWTH_LEASE, "expires_ms")
     return ends is not None and int(ends) > seconds * 1000 + micro // 1000
-
-
-async def _count(redis: LogClient) -> Count:
-    found = await recorded(redis)
-    if found is None:
-        known = await count_of(redis)
-        what = "is new: set SKELDIR_PARTITIONS" if known is None else "has no record of its partitions"
-        raise CannotGrow(f"the log {what}: start the services of this release first")
-    return found
-
-
-async def _nobody_is_older(redis: LogClient) -> None:
-    """A service that does not follow the log would go on writing where tenants were. Servers before Redis 7.2 do not
-    tell."""
-    for clients in await redis.on_every_server("CLIENT LIST"):
-        for one in clients:
-            name, library = one.get("name", ""), one.get("lib-name", "")
-            if name.startswith(SERVICES) and library and FOLLOWS[0] not in library:
-                raise CannotGrow(
-                    f"{name} is of an older release, which does not follow a log that grows: upgrade it first"
-                )
 
 
 class _Growth:
@@ -161,9 +134,7 @@ class _Growth:
         self._switch = script(redis, PACKAGE, "switch")
 
     async def run(self, actor: str, timeout_s: float) -> Grown:
-        memory: list[Any] = await self._redis.on_every_server("INFO", "memory")
-        if any(map(is_full, memory)):
-            raise CannotGrow("the log server's memory is nearly full, and copies need some")
+        await there_is_memory(self._redis)
         await clear(self._redis, self._count.number)
         await self._copies.wipe()
         self._say("wiped")
@@ -171,11 +142,11 @@ class _Growth:
         grown.copied = await self._copy_ahead()
         closed_at = loop.time()
         try:
-            async with _kept(self._close):
+            async with kept(self._close):
                 await self._close()
                 self._say("closed")
                 await self._drain(loop.time() + timeout_s)
-                async with _kept(self._hold):
+                async with kept(self._hold):
                     await self._copy_the_rest(grown.copied)
                     self._say("copied")
             # Nothing is renewed any more that a seal lasts longer than.
@@ -301,35 +272,3 @@ class _Growth:
 
 async def _nothing() -> None:
     """There is nothing to do meanwhile."""
-
-
-@asynccontextmanager
-async def _kept(keep: Callable[[], Coroutine[Any, Any, Any]]) -> AsyncIterator[None]:
-    """Call `keep` every second while the block runs; where it fails, the block is cancelled and raises its error."""
-    block = asyncio.current_task()
-    assert block is not None
-    failed: list[Exception] = []
-
-    async def again() -> None:
-        while True:
-            await asyncio.sleep(KEEP_S)
-            try:
-                await keep()
-            except RedisError as error:
-                log.warning("could not keep the log closed", error=str(error))
-            except Exception as error:
-                failed.append(error)
-                block.cancel()
-                return
-
-    keeping = asyncio.create_task(again())
-    try:
-        yield
-    except asyncio.CancelledError:
-        if failed:
-            block.uncancel()
-            raise failed[0] from None
-        raise
-    finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)

@@ -23,7 +23,8 @@ from shared.streams.connection import LogClient, connect
 from shared.streams.lease import Fenced, Lease
 from skeldir.embedded import EmbeddedValkey
 from skeldir.growing import growth
-from skeldir.growing.growth import CannotGrow, NotDrained, abandon, grow, is_under_way
+from skeldir.growing.conditions import CannotGrow
+from skeldir.growing.growth import NotDrained, abandon, grow, is_under_way
 from tests.valkeys import ValkeyCluster
 
 OLD, NEW = 2, 4
