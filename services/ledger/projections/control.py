@@ -158,10 +158,8 @@ def project(before: ControlState, entry_id: str, event: ControlEvent) -> list[Pa
             return []  # what is sent is no projection: see services/ledger/webhooks
         case AttemptReconciled() | DeadLetterRetried() | DeadLetterDiscarded():
             return []  # policy says what follows from it, and those events are projected
-        case ProviderBreakerChanged() | ProviderBreakerReset():
+        case ProviderBreakerChanged() | ProviderBreakerReset() | PartitionsSet():
             return []  # the events themselves are its history
-        case PartitionsSet():
-            return []  # where the log keeps its events is no business of the rows
         case _:
             assert_never(event)
 
