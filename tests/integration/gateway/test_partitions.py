@@ -154,6 +154,12 @@ async def test_a_gateway_follows_the_log_when_it_grows(bench: Bench) -> None:
     assert len(await _tasks(bench, 1)) == 1
 
 
+async def test_no_order_over_http_grows_the_log(bench: Bench, gateway: Gateway) -> None:
+    order = {"type": "partitions.set", "number": 8, "previous": 4}
+    refused = await gateway.post("/v1/control", order, await bench.key(gateway, "operator"))
+    assert refused.status_code == 422 and "skeldir partitions grow" in refused.json()["detail"]
+
+
 async def test_patience_ends(bench: Bench) -> None:
     await bench.admin.set(bench.partition().fence, "closed")
     async with bench.gateway(patience_s=0.1) as gateway:
