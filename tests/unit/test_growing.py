@@ -7,12 +7,15 @@ from collections.abc import Callable
 from uuid import uuid4
 
 import pytest
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from services.ledger.families import families
 from shared.control_state import ControlState, evolve
 from shared.events.control import ControlEvent, InvalidControl, parse_control
 from shared.partitions import Partition
 from shared.streams.growing import Partitions
+from skeldir.growing import keeping
+from skeldir.growing.conditions import CannotGrow
 from skeldir.growing.places import problem_of, read_key
 
 
@@ -51,6 +54,22 @@ async def test_who_fails_at_one_partition_fails() -> None:
     await partitions.grow(4)
     with pytest.raises(ValueError, match="poison"):
         await asyncio.wait_for(working, 5)
+
+
+async def test_what_cannot_be_kept_ends_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeping, "KEEP_S", 0)
+    replies = iter([None, ConnectionLost("for a moment"), None, CannotGrow("the lease went")])
+    kept: list[Exception | None] = []
+
+    async def keep() -> None:
+        kept.append(next(replies))
+        if kept[-1] is not None:
+            raise kept[-1]
+
+    with pytest.raises(CannotGrow, match="the lease went"):
+        async with keeping.kept(keep):
+            await asyncio.wait_for(asyncio.Event().wait(), 5)
+    assert len(kept) == 4 and asyncio.current_task().cancelling() == 0  # type: ignore[union-attr]
 
 
 def test_a_tenants_partitions_are_a_family() -> None:
