@@ -6,10 +6,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import asyncpg
+import orjson
 import pytest
 
 from services.ledger import books, event_pages
 from services.ledger.event_pages import Share, Span, spans
+from skeldir.embedded import EmbeddedPostgres
 from tests.integration.ledger.conftest import FULL, Bench
 from tests.unit.ledger.history import HOUR_MS
 
@@ -84,3 +87,25 @@ async def test_the_log_is_read_partition_by_partition_in_its_order(bench: Bench,
     assert len(read) == len(mine)
     places = [tuple(map(int, row["entry_id"].split("-"))) for row in read]
     assert places == sorted(places)
+
+
+async def test_a_span_is_read_without_the_month_though_short_rows_fill_old_pages(postgres: EmbeddedPostgres) -> None:
+    """Rows of two lengths, as events are: later short ones lie in what was left of the pages of earlier long ones."""
+    admin: Any = await asyncpg.connect(postgres.url("postgres"))
+    try:
+        await admin.execute("CREATE TEMP TABLE numbers (seq bigint, body text STORAGE PLAIN)")
+        index = await admin.fetchval("SELECT pg_get_indexdef('events_by_seq'::regclass)")
+        await admin.execute(index.replace("events_by_seq ON ONLY public.events", "numbers_by_seq ON numbers"))
+        fill = "INSERT INTO numbers SELECT n, repeat('x', $3) FROM generate_series($1::int, $2) AS n"
+        await admin.execute(fill, 1, 20_000, 1900)
+        await admin.execute("VACUUM numbers")
+        await admin.execute(fill, 20_001, 24_000, 200)
+        await admin.execute("VACUUM (ANALYZE) numbers")
+        await admin.execute("SET enable_seqscan = off")  # it is a small table
+        pages = await admin.fetchval("SELECT pg_relation_size('numbers') / 8192")
+        assert await admin.fetchval("SELECT count(DISTINCT (ctid::text::point)[0]) FROM numbers WHERE seq > 20000") > 20
+        query = "EXPLAIN (ANALYZE, FORMAT JSON) SELECT body FROM numbers WHERE seq > 10000 AND seq <= 10500"
+        plan = orjson.loads(await admin.fetchval(query))[0]["Plan"]
+        assert plan["Actual Rows"] == 500 and plan["Lossy Heap Blocks"] < pages / 10, plan
+    finally:
+        await admin.close()
