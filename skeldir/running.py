@@ -48,8 +48,12 @@ def write(running: Running, *files: Path) -> None:
 
 
 def find(settings: Settings) -> Running | None:
-    """The running system: of the data directory, else the last one that this user started on this machine."""
-    for file in (settings.data_dir / READY, pointer()):
+    """The running system of the data directory. Where none is said: else the last one that this user started here.
+
+    Who says which one means no other: a command for one that has been stopped must not reach another that runs.
+    """
+    said = "data_dir" in settings.model_fields_set
+    for file in (settings.data_dir / READY, *(() if said else (pointer(),))):
         try:
             running = Running.model_validate(json.loads(file.read_text()))
         except (OSError, ValueError):

