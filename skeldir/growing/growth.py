@@ -256,18 +256,24 @@ class _Growth:
         await asyncio.gather(*(lease.give_back() for lease in self._leases.values()))
 
     async def _taken_up(self) -> list[str]:
-        """What no service works on yet of the new partitions, after some time."""
+        """What no service works on yet, after some time: new partitions, and those whose leases were given back."""
         deadline = asyncio.get_running_loop().time() + TAKEN_UP_S
         while True:
             waiting = [
                 f"partition {one.number}: no {who}"
-                for one in self._all[self._count.number :]
-                for who, key in (("policy", one.lease("policy")), ("ledger", one.lease("ledger")))
-                if not await self._redis.exists(key)
+                for one in self._all
+                for who in ("policy", "ledger")
+                if not await self._is_led(one, who)
             ]
             if not waiting or asyncio.get_running_loop().time() > deadline:
                 return waiting
             await asyncio.sleep(LOOK_S)
+
+    async def _is_led(self, partition: Partition, role: str) -> bool:
+        owner: bytes | None = await self._redis.hget(partition.lease(role), "owner")
+        if owner is None:
+            return partition.number < self._count.number  # nobody did before
+        return owner != self._owner.encode()
 
 
 async def _nothing() -> None:
