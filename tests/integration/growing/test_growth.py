@@ -162,8 +162,8 @@ async def test_each_tenant_goes_where_it_belongs_with_all_that_is_its_own(log: L
         begun: Any = await log.redis.xinfo_stream(stream)
         assert begun["last-generated-id"] == last["last-generated-id"], "its entries come behind those of before"
         assert (begun["length"], begun["entries-added"]) == (0, 0)
-    new = [f"partition {number}: no {who}" for number in (2, 3) for who in ("policy", "ledger")]
-    assert grown.waiting == ["partition 0: no policy", "partition 1: no policy", *new]
+    unled = [f"partition {number}: no {who}" for number in (2, 3) for who in ("policy", "ledger")]
+    assert grown.waiting == ["partition 0: no policy", "partition 1: no policy", *unled]
     again = await grow(log.redis, NEW, "ann", 5, silent)
     assert (again.removed, again.before) == (0, 2) and len(await log.orders()) == 1
 
