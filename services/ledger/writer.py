@@ -87,6 +87,7 @@ class Writer:
             try:
                 if self._outbox is not None:
                     await self._outbox.ready()
+                await self._reach_database()
                 self.token = await self._lease.take()
                 if self.token:
                     log_.info("leads", token=self.token)
@@ -122,6 +123,11 @@ class Writer:
                 self._wait_s = min(self._wait_s * 2, MAX_RETRY_S)
             self.token = 0
             await asyncio.sleep(self._wait_s if self.problem else rest_s)
+
+    async def _reach_database(self) -> None:
+        """So that no lease is asked of a process that works, by one that cannot."""
+        async with self._pool.acquire() as connection:
+            await connection.execute("SELECT 1")
 
     async def stop(self) -> None:
         """Give the lease back, so that the next worker need not wait for its end."""

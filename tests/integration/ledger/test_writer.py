@@ -129,6 +129,8 @@ async def test_without_a_database_the_writer_is_not_ready(bench: Bench) -> None:
             return "database" in (writer.problem or "")
 
         await eventually(unready, "readiness that says so")
+    lease = await bench.redis_as("admin").hgetall(bench.partition.lease("ledger"))
+    assert not lease, "it neither took the lease nor left word that it wants it: who has a database keeps it"
 
 
 async def test_a_second_writer_takes_over(bench: Bench, as_ledger: Any) -> None:
