@@ -16,7 +16,6 @@ from typing import Any
 
 from services.ledger import event_pages
 from services.ledger.archive.record import Archive, find
-from services.ledger.chain.link import CONTROL_CHAIN
 from services.ledger.families import Family, families
 from services.ledger.history.checker import PENDING_MS, STOP_BOUND_MS, HistoryChecker
 from services.ledger.history.entry import Entry, Finding, Stream
@@ -100,8 +99,7 @@ async def verify_history(
         files = await find(connection, archive)
         lengths = Counter({row["partition"]: row["events"] for row in await connection.fetch(_LENGTHS)})
         for one in files.files:
-            if one.chain != CONTROL_CHAIN:
-                lengths[one.chain] += one.rows
+            lengths[one.chain] += one.rows
         work = partial(_check, database_url, await export(connection), bounds, files)
         orders = [parse_control(body) for _, body in await event_pages.of_control(connection)]
         weights = {one: sum(lengths[number] for number in one) for one in families(lengths, orders)}
