@@ -89,7 +89,7 @@ class PartitionWriter:
             rest_ms = self._settings.lease_ttl_ms / 4
             try:
                 self.problem = await self._unknown()
-                self.token = 0 if self.problem else await self._lease.take()
+                self.token = 0 if self.problem else await self._lease.take(wanted=not self._control.is_stale)
                 if self.token:
                     log_.info("leads", token=self.token)
                     await self._lead()

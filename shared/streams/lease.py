@@ -40,12 +40,13 @@ class Lease:
         self._lease = script(redis, "shared.streams", "lease")
         self._fenced = script(redis, "shared.streams", "fenced")
 
-    async def take(self) -> int:
-        """Take it, with a new fencing token; 0 while another owner holds it, who is told how many leases we have.
+    async def take(self, *, wanted: bool = True) -> int:
+        """Take it, with a new fencing token; 0 while another owner holds it, who is told how many leases we have, if it
+        is `wanted`: by a process that could work better than one that has it already.
 
         To be called before state is loaded: a commit that is still on its way from before is refused from here on.
         """
-        word = [] if self._spread is None else [self._spread.held]
+        word = [self._spread.held] if self._spread is not None and wanted else []
         return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "take", *word]))
 
     async def wanted(self) -> int:

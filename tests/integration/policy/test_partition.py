@@ -10,12 +10,15 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from services.policy.partition import PartitionWriter
+from shared.clock import ServerClock
 from shared.events.decisions import TaskAllowed
 from shared.events.envelope import Envelope, follow
 from shared.events.outcomes import TaskFailed, TaskSucceeded, Usage
 from shared.money import from_cents
+from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
-from shared.streams.lease import Fenced
+from shared.streams.lease import Fenced, Lease
 from shared.streams.spread import Spread
 from tests.integration.policy.conftest import DEADLINE_S, Bench
 from tests.unit.policy.world import ref
@@ -147,6 +150,35 @@ async def test_a_writer_lets_go_of_its_lease_to_a_process_that_leads_fewer(bench
             await bench.submit(bench.submitted(user=uuid4()))
             decisions = await bench.decisions(5)
     assert len(decisions) == len({event.subject for event in decisions}) == 5
+
+
+async def test_who_cannot_read_the_control_stream_does_not_want_what_another_leads(
+    bench: Bench, redis_as: Callable[[str], Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would decide nothing there."""
+    redis, spread, asked = redis_as("policy"), Spread(lambda: 0, 60.0), 0
+    take = Lease.take
+
+    async def counted(lease: Lease, *, wanted: bool = True) -> int:
+        nonlocal asked
+        found = await take(lease, wanted=wanted)
+        asked += 1
+        return found
+
+    async with bench.writer("leads") as leader:
+        async with asyncio.timeout(DEADLINE_S):
+            while not leader.token:
+                await asyncio.sleep(0.01)
+        monkeypatch.setattr(Lease, "take", counted)
+        control = ControlReader(redis, bench.settings.control_staleness_ms)  # which nobody follows
+        deaf = PartitionWriter(redis, bench.partition, "deaf", control, ServerClock(), bench.settings, spread=spread)
+        running = asyncio.create_task(deaf.run())
+        async with asyncio.timeout(DEADLINE_S):
+            while not asked:
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert await Lease(redis, bench.partition.lease("policy"), "looks", 60_000).wanted() == -1
 
 
 async def test_a_paused_writer_is_fenced_off(bench: Bench) -> None:
