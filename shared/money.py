@@ -19,6 +19,8 @@ MAX_CENTS = MAX_NANOCENTS // NANOCENTS_PER_CENT
 
 
 Nanocents = Annotated[int, Field(ge=0, le=MAX_NANOCENTS, description="Amount in nanocents (1e-9 cent).")]
+# Of amounts that are each within the bound; a call may be charged more than its cap has left, and a sum has no bound.
+NanocentSum = Annotated[int, Field(ge=0, description="Sum of amounts in nanocents (1e-9 cent); it may pass 2**53.")]
 
 _EXACT = Context(prec=60, rounding=ROUND_CEILING)
 _PER_CENT = Decimal(NANOCENTS_PER_CENT)
@@ -41,6 +43,11 @@ def from_cents(cents: Decimal | int | float | str) -> int:
     if amount > to_cents(MAX_NANOCENTS):
         raise ValueError(f"an amount of cents is at most {to_cents(MAX_NANOCENTS)}, not {cents!r}")
     return int(_EXACT.multiply(amount, _PER_CENT).to_integral_value(rounding=ROUND_CEILING))
+
+
+def sum_from_cents(cents: Decimal) -> int:
+    """Nanocents in a sum as the books have it, however much that is: exact, and never finer than a nanocent."""
+    return int(_EXACT.multiply(cents, _PER_CENT))
 
 
 def from_dollars(dollars: Decimal) -> int:

@@ -19,7 +19,7 @@ from shared.events.decisions import BlockReason
 from shared.events.prices import Prices
 from shared.events.tasks import Task
 from shared.models import ANTHROPIC, GEMINI, OPENAI, PROVIDERS, STUB
-from shared.money import from_cents, from_dollars
+from shared.money import MAX_NANOCENTS, from_cents, from_dollars, to_cents
 from shared.price_list import Found, Overrides, Tokens, charge, dearest, find
 from shared.unbounded import images, inline_image_bytes, items, what, what_of_response
 
@@ -91,11 +91,11 @@ def cost(
 def quote(task: Task, terms: Terms) -> Quote:
     """The worst case of `task`. With a `max_cost`, the caller's or its type's, the output is limited so that it fits.
 
-    Raises Refused: UNKNOWN_PROVIDER, UNPRICED (no price known, and no `unpriced_worst_case` set), MAX_COST (even the
-    input costs more than that).
+    Raises Refused: UNKNOWN_PROVIDER, UNPRICED (no price known, and no `unpriced_worst_case` set; or more than an amount
+    can be), MAX_COST (even the input costs more than that).
     """
     if task.provider not in terms.providers:
-        known = sorted(terms.providers)
+        known = ", ".join(sorted(terms.providers))
         raise Refused(BlockReason.UNKNOWN_PROVIDER, f"no provider {task.provider!r}: known are {known}")
     if task.provider == STUB:
         states = from_cents(task.prompt.get("simulated_cost_cents", 0))
@@ -140,12 +140,21 @@ def _bounded(task: Task, found: Found, prompt_bytes: int, wanted: int, terms: Te
     most = min((one for one in (task.max_cost, terms.max_cost) if one), default=0)
     if most and fixed + each:
         affordable = int((Decimal(most) / Decimal(10**11) - fixed) / each) if each else wanted
-        if affordable < 1 or from_dollars(fixed) > most:
-            least = from_dollars(fixed + each)
+        if affordable < 1 or _countable(fixed) > most:
+            least = _countable(fixed + each)
             problem = f"one token of output may cost {least} nanocents, above {_whose(most, terms)}"
             raise Refused(BlockReason.MAX_COST, problem)
         wanted = min(wanted, affordable)
-    return Quote(from_dollars(fixed + each * wanted), wanted, found.now)
+    return Quote(_countable(fixed + each * wanted), wanted, found.now)
+
+
+def _countable(dollars: Decimal) -> int:
+    """A worst case in nanocents. Raises Refused where it is more than an amount can be: no reservation can hold it."""
+    try:
+        return from_dollars(dollars)
+    except ValueError as error:
+        problem = f"it may cost more than {to_cents(MAX_NANOCENTS)} cents, which is more than can be reserved"
+        raise Refused(BlockReason.UNPRICED, problem) from error
 
 
 def _whose(most: int, terms: Terms) -> str:
@@ -154,12 +163,15 @@ def _whose(most: int, terms: Terms) -> str:
 
 def counted(task: Task, prices: Prices | None, output_tokens: int) -> int | None:
     """What a call cost at most (nanocents), by the prices of its decision, whose answer was cut after so many tokens;
-    None where no price is known."""
+    None where no price is known, or where that is more than an amount can be."""
     rates = None if prices is None else dearest(prices)
     if rates is None:
         return None
     prompt_tokens = _input_tokens(task, len(orjson.dumps(task.prompt)))
-    return from_dollars(rates.call + rates.input * prompt_tokens + rates.output * output_tokens)
+    try:
+        return from_dollars(rates.call + rates.input * prompt_tokens + rates.output * output_tokens)
+    except ValueError:
+        return None
 
 
 def most_tokens(task: Task, max_output_tokens: int | None) -> int:

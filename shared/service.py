@@ -104,13 +104,9 @@ async def run(
         timeout_graceful_shutdown=ceil(settings.drain_seconds),
     )  # fmt: skip
     server = _Server(config)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
     running = {asyncio.create_task(_named(worker), name=f"worker {i}") for i, worker in enumerate(workers)}
     serving = asyncio.create_task(server.serve(), name="http")
-    stopping = asyncio.create_task(_stop_wanted(stop, settings.owner_pid), name="stop")
+    stopping = asyncio.create_task(_stop_wanted(_signalled(), settings.owner_pid), name="stop")
     log.info("starts", host=host, port=port)
     try:
         done, _ = await asyncio.wait({serving, stopping, *running}, return_when=asyncio.FIRST_COMPLETED)
@@ -133,6 +129,31 @@ async def run(
             async with asyncio.timeout(settings.drain_seconds + CLOSING_S):
                 await asyncio.gather(serving, stopping, *running, return_exceptions=True)
         await asyncio.to_thread(tracing.stop)
+
+
+async def run_alone(name: str, worker: Worker, settings: Settings) -> None:
+    """Run one worker that serves nobody, until SIGTERM, SIGINT, or the owner is gone. Raises what it raises."""
+    structlog.contextvars.bind_contextvars(service=name)
+    running = asyncio.create_task(_named(worker))
+    stopping = asyncio.create_task(_stop_wanted(_signalled(), settings.owner_pid))
+    log.info("starts")
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            running.result()
+    finally:
+        log.info("stops")
+        for task in (running, stopping):
+            task.cancel()
+        await asyncio.gather(running, stopping, return_exceptions=True)
+
+
+def _signalled() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT, from here on."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 class _Server(uvicorn.Server):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.events.tasks import Storage
@@ -173,6 +173,13 @@ class Settings(BaseSettings):
     archive_dir: Path | None = Field(
         None, description="The folder of archived events (`skeldir ledger archive`), for commands that read all events."
     )
+    archive_after_months: int | None = Field(
+        None,
+        ge=1,
+        le=1200,
+        description="Whole months of events that stay in the database beside the running one; older ones go to the "
+        "archive, whose folder must be set. None: all stay.",
+    )
 
     durability: str = Field("everysec", pattern="^(everysec|fsync)$", description="`fsync`: survives loss of power.")
     embedded_memory_mb: int = Field(
@@ -220,8 +227,15 @@ class Settings(BaseSettings):
     def _whole_identity_provider(self) -> Settings:
         given = [self.jwt_jwks_url, self.jwt_issuer, self.jwt_audience]
         if any(given) and not all(given):
-            raise ValueError("give all three: jwt_jwks_url, jwt_issuer and jwt_audience")
+            raise ValueError("give all three: SKELDIR_JWT_JWKS_URL, SKELDIR_JWT_ISSUER and SKELDIR_JWT_AUDIENCE")
         return self
+
+    @field_validator("archive_after_months")
+    @classmethod
+    def _with_a_folder(cls, months: int | None, info: ValidationInfo) -> int | None:
+        if months is not None and info.data.get("archive_dir") is None:
+            raise ValueError("set SKELDIR_ARCHIVE_DIR too: the folder that older months go to")
+        return months
 
     @field_validator("openai_compatible")
     @classmethod

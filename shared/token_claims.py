@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
-from uuid import UUID, uuid5
+from uuid import UUID
 
 from shared.control_state import Key
-from shared.events.envelope import NAMESPACE
+from shared.events.envelope import NAMESPACE, named_id
 from shared.settings import Settings
 
 ROLES = frozenset({"producer", "operator", "auditor"})
@@ -64,7 +64,7 @@ def user_of(issuer: str, subject: str) -> UUID:
     try:
         return UUID(subject)
     except ValueError:
-        return uuid5(NAMESPACE, f"{issuer} {subject}")
+        return named_id(NAMESPACE, f"{issuer} {subject}")
 
 
 class TokenKeys(Protocol):

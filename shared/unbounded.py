@@ -44,8 +44,8 @@ ITEMS = frozenset(
 def what(prompt: Mapping[str, Any]) -> str | None:
     """What cannot be bounded, in words; None where all can."""
     for part in parts(prompt):
-        if part.get("type") not in PARTS:
-            return f"a part of type {part.get('type')!r}"
+        if (kind := _kind(part)) not in PARTS:
+            return f"a part of type {kind!r}"
     spoken = any(message.get("audio") is not None for message in items(prompt))
     if spoken or prompt.get("modalities") not in (None, ["text"]):
         return "audio"
@@ -67,22 +67,23 @@ def what_of_response(prompt: Mapping[str, Any]) -> str | None:
         if prompt.get(name):
             return meaning
     for item in _list(prompt.get("input")):
-        kind = item.get("type") if isinstance(item, dict) else item
-        if not isinstance(item, dict) or kind not in ITEMS:
+        if not isinstance(item, dict):
+            return f"an item of type {item!r}"
+        if (kind := _kind(item)) not in ITEMS:
             return f"an item of type {kind!r}"
     return what(prompt)
 
 
 def images(prompt: Mapping[str, Any]) -> int:
     """How many images the prompt has."""
-    return sum(part.get("type") in IMAGES for part in parts(prompt))
+    return sum(_kind(part) in IMAGES for part in parts(prompt))
 
 
 def inline_image_bytes(prompt: Mapping[str, Any]) -> int:
     """How many bytes of the prompt are images that stand in it (`data:image/...;base64,...`); at least so many."""
     found = 0
     for part in parts(prompt):
-        if part.get("type") in IMAGES:
+        if _kind(part) in IMAGES:
             image = part.get("image_url")
             url = image.get("url") if isinstance(image, dict) else image
             if isinstance(url, str) and url.startswith("data:image/"):
@@ -103,6 +104,12 @@ def parts(prompt: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
             for part in (*_list(item.get("content")), *_list(item.get("output"))):
                 if isinstance(part, dict):
                     yield part
+
+
+def _kind(item: Mapping[str, Any]) -> str | None:
+    """What type a part or an item says that it is; one that says it by anything but a word is of none that is known."""
+    said = item.get("type")
+    return said if said is None or isinstance(said, str) else repr(said)
 
 
 def _list(value: Any) -> list[Any]:

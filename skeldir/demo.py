@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -96,7 +97,7 @@ class Story:
 
     async def cli(self, *arguments: str) -> str:
         """A `skeldir` command, as an operator types it."""
-        console.print(f"  [dim]$ skeldir {escape(' '.join(arguments))}[/dim]")
+        console.print(f"  [dim]$ skeldir {escape(shlex.join(arguments))}[/dim]")
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "skeldir", *arguments,
             env=self.environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
@@ -133,7 +134,7 @@ class Story:
 def _tell(result: Result) -> None:
     """One line about one task: what it was, what policy said, what it cost."""
     usage = result.get("usage", {})
-    said = {"success": "[green]success[/green]", "blocked": "[yellow]blocked[/yellow]", "failed": "[red]failed[/red]"}
+    colour = {"success": "green", "blocked": "yellow", "failed": "red"}[result["status"]]
     why = (
         result.get("blocked_reason")
         or result.get("failure_reason")
@@ -141,8 +142,8 @@ def _tell(result: Result) -> None:
     )
     cost = f"{usage.get('cost_cents', 0):g} ¢"
     text = escape((result.get("output_text") or "")[:40])
-    kind = f"{result['task_type']:20}"
-    line = f"  {kind} {said[result['status']]:24} {escape(why):25} [cyan]{cost:>7}[/cyan]  [dim]{text}[/dim]"
+    kind, end = f"{result['task_type']:19}", f"[{colour}]{result['status']:7}[/{colour}]"
+    line = f"  {kind} {end} {escape(why):30} [cyan]{cost:>5}[/cyan]  [dim]{text}[/dim]"
     console.print(line, no_wrap=True, overflow="ellipsis")
 
 

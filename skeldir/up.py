@@ -21,6 +21,8 @@ from alembic.util import CommandError as AlembicError
 from sqlalchemy.exc import SQLAlchemyError
 
 from services.ledger import migrate
+from services.ledger.archive.archiving import check_folder
+from services.ledger.archive.record import ArchiveProblem
 from services.ledger.chain.seal import new_key, public_pem, read_private
 from services.ledger.continuity import Standing
 from shared.settings import Settings
@@ -38,6 +40,11 @@ from skeldir.restoring.survey import ADVICE, how_it_stands
 from skeldir.running import MASTER_KEY, SEAL_KEY, SEAL_PUBLIC_KEY
 
 SERVICES = ("gateway", "policy", "executor", "ledger")
+ARCHIVE, ARCHIVE_HOURS = "archive", "24"
+NOT_ARCHIVING = {
+    f"SKELDIR_{name}"
+    for name in ("REDIS_URL", "DATABASE_URL", "DATABASE_READ_URL", "LEDGER_DATABASE_URL", "WEBHOOK_SECRET_KEY")
+}
 READY_S = 30.0
 # Beyond the time that a service has for its work in hand.
 STOP_S = 4.0
@@ -58,6 +65,7 @@ class Child:
     """One service process, and when it may be started again."""
 
     name: str
+    arguments: tuple[str, ...]
     environment: dict[str, str]
     log: Path
     process: asyncio.subprocess.Process | None = None
@@ -69,7 +77,7 @@ class Child:
         """Start the process; its log is appended to."""
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "skeldir", "serve", self.name,
+                sys.executable, "-m", "skeldir", *self.arguments,
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment, start_new_session=True,
             )  # fmt: skip
         self.started_at = time.monotonic()
@@ -94,14 +102,22 @@ class System:
     facts: running.Running | None = None
 
     async def start(self) -> running.Running:
-        """Bring everything up. Raises UpFailed."""
+        """Bring everything up. Raises UpFailed, OSError, RedisError."""
         try:
             require_database(self.settings)
-        except HalfConfigured as error:
+            if self.settings.archive_after_months is not None and self.settings.archive_dir is not None:
+                check_folder(self.settings.archive_dir)
+        except (HalfConfigured, ArchiveProblem) as error:
             raise UpFailed(str(error)) from error
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        (self.data_dir / "logs").mkdir(exist_ok=True)
-        await asyncio.to_thread(self._start_servers)
+        if self.ready_file is not None and self.ready_file.is_dir():  # said now, not when all is up
+            raise UpFailed(f"--ready-file is a file; {self.ready_file} is a folder")
+        self._refuse_taken_ports()
+        try:
+            (self.data_dir / "logs").mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(self._start_servers)
+        except OSError as error:
+            what = f"state cannot be kept in {self.data_dir}: {error.strerror}: {error.filename}"
+            raise UpFailed(f"{what}; --data names another folder") from error
         self.say("servers are up")
         await asyncio.to_thread(self._migrate)
         self.say("database is migrated")
@@ -109,16 +125,31 @@ class System:
         identity = await self._identity()
         for name in SERVICES:
             wanted = getattr(self.settings, f"{name}_port")
-            self.ports[name] = wanted if wanted and _is_free(wanted) else free_port()
-            child = Child(
-                name, self._environment(name, identity["webhook_secret_key"]), self.data_dir / "logs" / f"{name}.log"
-            )
-            self.children[name] = child
-            await child.start()
+            taken = wanted and not _is_free(wanted)
+            self.ports[name] = free_port() if taken or not wanted else wanted
+            if taken:
+                self.say(f"port {wanted} is in use: {name} takes {self.ports[name]}")
+            await self._start(name, ("serve", name), self._environment(name, identity["webhook_secret_key"]))
+        if self.settings.archive_after_months is not None:
+            await self._start(ARCHIVE, ("ledger", "archive", "--every-hours", ARCHIVE_HOURS), self._as_owner())
         self.facts = self._facts(identity)
         await self._until_ready()
         self._publish()
         return self.facts
+
+    def _refuse_taken_ports(self) -> None:
+        """Who asks for a port by its setting gets that one, or is told. Raises UpFailed."""
+        for name in SERVICES:
+            setting = f"{name}_port"
+            wanted = getattr(self.settings, setting)
+            if wanted and setting in self.settings.model_fields_set and not _is_free(wanted):
+                what_to_do = f"SKELDIR_{setting.upper()} names another, 0 takes a free one"
+                raise UpFailed(f"port {wanted} is in use, so {name} cannot have it: {what_to_do}")
+
+    async def _start(self, name: str, arguments: tuple[str, ...], environment: dict[str, str]) -> None:
+        child = Child(name, arguments, environment, self.data_dir / "logs" / f"{name}.log")
+        self.children[name] = child
+        await child.start()
 
     async def watch(self, stop: asyncio.Event) -> None:
         """Start again what dies, until `stop` is set."""
@@ -222,6 +253,14 @@ class System:
             found["SKELDIR_SEAL_KEY_FILE"] = str(self._seal_key())
         return found
 
+    def _as_owner(self) -> dict[str, str]:
+        """The environment of who archives: the database's owner, and the ledger's key for seals. No log server."""
+        found = {name: value for name, value in os.environ.items() if name not in NOT_ARCHIVING}
+        found["SKELDIR_ADMIN_DATABASE_URL"] = self._database("skeldir_owner", self.settings.admin_database_url)
+        found["SKELDIR_SEAL_KEY_FILE"] = str(self.settings.seal_key_file or self._seal_key())
+        found["SKELDIR_OWNER_PID"] = str(os.getpid())
+        return found
+
     def _master_key(self) -> Path:
         """The key of this data directory's texts: made once."""
         file = (self.data_dir / MASTER_KEY).resolve()
@@ -290,7 +329,8 @@ class System:
                     child = self.children[name]
                     if not child.pid:
                         raise UpFailed(f"{name} ended while it started; see {child.log}")
-                    with contextlib.suppress(httpx.HTTPError):
+                    # What is no host for a URL is none to listen on: the service ends, and says so.
+                    with contextlib.suppress(httpx.HTTPError, httpx.InvalidURL):
                         host = getattr(self.settings, f"{name}_host")
                         reply = await client.get(f"http://{host}:{self.ports[name]}/readyz")
                         if reply.status_code == 200:
@@ -309,8 +349,12 @@ class System:
         """Write the ready file, with the process ids of now."""
         assert self.facts is not None
         self.facts.pids = {name: child.pid for name, child in self.children.items()}
-        files = [self.data_dir / running.READY, running.pointer()]
-        running.write(self.facts, *files, *([self.ready_file] if self.ready_file else []))
+        try:
+            running.write(self.facts, self.data_dir / running.READY, *([self.ready_file] if self.ready_file else []))
+        except OSError as error:
+            raise UpFailed(f"the ready file cannot be written: {error.strerror}: {error.filename}") from error
+        with contextlib.suppress(OSError):  # a user without a home: commands find it by the data directory alone
+            running.write(self.facts, running.pointer())
 
     async def _revive_servers(self) -> None:
         for name, server in (("Valkey", self.valkey), ("PostgreSQL", self.postgres)):

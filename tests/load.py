@@ -55,6 +55,16 @@ class Load:
                 client.result(60)
         self._client.close()
 
+    def submit(self, key: str, request_id: str, prompt: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """A task and its result, asked for again and again where it is refused as it may be."""
+        body = {"task_type": "route", "request_id": request_id, "prompt": prompt, **more}
+        headers = {"Authorization": f"Bearer {key}", "Prefer": "wait=20"}
+        while (reply := self._client.post("/v1/tasks", json=body, headers=headers)).is_error:
+            assert reply.status_code in self._refusals, reply.text
+            time.sleep(0.05)
+        result: dict[str, Any] = reply.json()
+        return result
+
     def until_all_have(self, count: int, after_s: float = 0) -> None:
         """Until so many tasks of each tenant have ended from now on, or from `after_s` on."""
         since = time.monotonic() + after_s
@@ -80,10 +90,7 @@ class Load:
 
     def _run(self, tenant: str) -> None:
         while not self._stop.is_set():
-            body = {"task_type": "route", "request_id": str(uuid4()), "prompt": self._prompt}
-            headers = {"Authorization": f"Bearer {self.keys[tenant]}", "Prefer": "wait=20"}
-            while (reply := self._client.post("/v1/tasks", json=body, headers=headers)).is_error:
-                assert reply.status_code in self._refusals, reply.text
-                time.sleep(0.05)
-            assert reply.json()["status"] == "success", reply.text
-            self.ends[tenant].append((time.monotonic(), reply.json()["task_id"]))
+            request_id = str(uuid4())
+            result = self.submit(self.keys[tenant], request_id, {**self._prompt, "text": request_id})
+            assert result["status"] == "success", result
+            self.ends[tenant].append((time.monotonic(), result["task_id"]))

@@ -25,7 +25,9 @@ import psycopg
 import redis
 import structlog
 from psycopg.rows import dict_row
+from redis.connection import parse_url
 
+from shared.streams.address import several_servers
 from shared.streams.connection import connect
 from skeldir.cli import main
 from skeldir.keys import new_secret, publish_key
@@ -218,6 +220,10 @@ class Stack:
         url = self.ready["redis_url"]
         if url.startswith("redis+cluster:"):
             return redis.RedisCluster.from_url(url.replace("+cluster", "").partition(",")[0])
+        if (address := several_servers(url)) is not None:
+            given = parse_url(address.server(*address.hosts[0]))
+            watchers = redis.Sentinel(list(address.hosts), socket_timeout=1)
+            return watchers.master_for(address.service, username=given["username"], password=given["password"])
         return redis.Redis.from_url(url)
 
     def rows(self, query: str, tenant: str | None, user: str | None, timezone: str = "UTC") -> list[dict[str, Any]]:

@@ -1,12 +1,14 @@
-"""Several Valkeys from the wheel: a cluster of three primaries with their replicas, or one pair with its sentinels."""
+"""Several Valkeys from the wheel: a cluster of three primaries with their replicas, or one primary under sentinels."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,17 @@ class Node(EmbeddedValkey):
         with redis.Redis.from_url(self.url("admin"), socket_timeout=5) as client:
             return client.execute_command(*command)
 
+    def lose(self) -> None:
+        """kill -9, and its disk with it; an empty server stands in its place."""
+        self.send(signal.SIGKILL)
+        kept = ("passwords.json",)
+        for path in self._dir.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in kept:
+                path.unlink()
+        self.start()
+
     def sees(self, text: bytes, what: str) -> bool:
         """Whether it says so of its cluster."""
         said = self.ask("CLUSTER", what)
@@ -80,7 +93,7 @@ def _started(make: Callable[[], Node]) -> Node:
 class Sentinel:
     """A server that watches others."""
 
-    def __init__(self, folder: Path, primary: Node, name: str) -> None:
+    def __init__(self, folder: Path, primary: Node, replicas: Sequence[Node], name: str) -> None:
         self.port = free_port()
         self._claim = Claim(folder)
         self._claim.take()
@@ -90,6 +103,8 @@ class Sentinel:
             f"sentinel monitor {name} 127.0.0.1 {primary.port} 2",
             f"sentinel auth-user {name} admin", f"sentinel auth-pass {name} {password}",
             f"sentinel down-after-milliseconds {name} {DOWN_AFTER_MS}", f"sentinel failover-timeout {name} 5000",
+            # They find replicas by themselves, but ask for them every ten seconds only.
+            *(f"sentinel known-replica {name} 127.0.0.1 {replica.port}" for replica in replicas),
         ]  # fmt: skip
         (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
         command = [str(get_binary_path()), str(folder / "sentinel.conf"), "--sentinel"]
@@ -102,14 +117,14 @@ class Sentinel:
         self._process.stop()
         self._claim.release()
 
-    def knows(self, name: str) -> bool:
-        """Whether it has found the replica and both other sentinels."""
+    def knows(self, name: str, replicas: int) -> bool:
+        """Whether it has found the replicas and both other sentinels."""
         try:
             with redis.Redis(port=self.port, decode_responses=True) as client:
                 seen: dict[str, Any] = client.sentinel_master(name)
         except redis.exceptions.ConnectionError:
             return False
-        return (int(seen["num-slaves"]), int(seen["num-other-sentinels"])) == (1, 2)
+        return (int(seen["num-slaves"]), int(seen["num-other-sentinels"])) == (replicas, 2)
 
 
 def _passwords() -> dict[str, str]:
@@ -133,11 +148,22 @@ class ValkeyCluster:
             "masteruser": "admin",
             "masterauth": passwords["admin"],
             "repl-diskless-sync-delay": 0,
+            "appendfsync": "everysec",  # the embedded server's guardian syncs; others do it by themselves
         }
         count = len(self._replicas) + sum(self._replicas)
         nodes = started(count, lambda: Node(self._new_folder(), passwords, {**more, "cluster-port": free_port()}))
         self.primaries, spare = nodes[:3], nodes[3:]
         self.replicas = [[spare.pop() for _ in range(wanted)] for wanted in self._replicas]
+        self._form()
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The primaries, and then the replicas, as they were at the start."""
+        return [*self.primaries, *(replica for replicas in self.replicas for replica in replicas)]
+
+    def _form(self) -> None:
+        """Of servers that know nothing of each other."""
+        nodes = self.nodes
         for at, node in enumerate(self.primaries):
             first, last = at * SLOTS // 3, (at + 1) * SLOTS // 3 - 1
             node.ask("CLUSTER", "SET-CONFIG-EPOCH", at + 1)
@@ -155,9 +181,14 @@ class ValkeyCluster:
             eventually(partial(primary.is_followed_by, wanted), "the replicas follow")
 
     def stop(self) -> None:
-        nodes = [*self.primaries, *(replica for replicas in self.replicas for replica in replicas)]
-        with ThreadPoolExecutor(len(nodes)) as pool:
-            list(pool.map(Node.stop, nodes))
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(Node.stop, self.nodes))
+
+    def lose(self) -> None:
+        """All of it at once; an empty cluster stands in its place."""
+        with ThreadPoolExecutor(len(self.nodes)) as pool:
+            list(pool.map(Node.lose, self.nodes))
+        self._form()
 
     def url(self, role: str, nodes: int = 2) -> str:
         """Names two of the nodes; the others are found."""
@@ -169,34 +200,57 @@ class ValkeyCluster:
         return self.primaries[next(at for at in range(3) if key_slot(key.encode()) < (at + 1) * SLOTS // 3)]
 
 
-class SentinelPair:
-    """A primary, its replica, and three sentinels."""
+class WatchedValkeys:
+    """A primary, its replicas, and three sentinels."""
 
     name = "skeldir"
 
-    def __init__(self, new_folder: Callable[[], Path]) -> None:
+    def __init__(self, new_folder: Callable[[], Path], replicas: int) -> None:
         self._new_folder = new_folder
+        self._count = replicas
         self.primary: Node
-        self.replica: Node
+        self.replicas: list[Node] = []
         self.sentinels: list[Sentinel] = []
 
     def start(self) -> None:
         passwords = _passwords()
-        more = {"masteruser": "admin", "masterauth": passwords["admin"], "repl-diskless-sync-delay": 0}
-        self.primary, self.replica = started(2, lambda: Node(self._new_folder(), passwords, more))
-        self.replica.ask("REPLICAOF", "127.0.0.1", self.primary.port)
-        eventually(partial(self.primary.is_followed_by, 1), "the replica follows")
-        self.sentinels = [Sentinel(self._new_folder(), self.primary, self.name) for _ in range(3)]
+        more = {
+            "masteruser": "admin",
+            "masterauth": passwords["admin"],
+            "repl-diskless-sync-delay": 0,
+            "appendfsync": "everysec",
+        }
+        nodes = started(1 + self._count, lambda: Node(self._new_folder(), passwords, more))
+        self.primary, self.replicas = nodes[0], nodes[1:]
+        for replica in self.replicas:
+            replica.ask("REPLICAOF", "127.0.0.1", self.primary.port)
+        eventually(partial(self.primary.is_followed_by, self._count), "the replicas follow")
+        self.sentinels = [Sentinel(self._new_folder(), self.primary, self.replicas, self.name) for _ in range(3)]
         for sentinel in self.sentinels:
             sentinel.start()
         for sentinel in self.sentinels:
-            eventually(partial(sentinel.knows, self.name), "the sentinels have found each other")
+            eventually(partial(sentinel.knows, self.name, self._count), "the sentinels have found each other")
 
     def stop(self) -> None:
-        for sentinel in self.sentinels:
+        for sentinel in self.sentinels:  # first: the servers' ends are nothing to be mended
             sentinel.stop()
-        for server in (self.primary, self.replica):
-            server.stop()
+        with ThreadPoolExecutor(1 + self._count) as pool:
+            list(pool.map(Node.stop, (self.primary, *self.replicas)))
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """While entered, no replica hears of what the primary takes."""
+        for replica in self.replicas:
+            replica.ask("CONFIG", "SET", "masterauth", "another")
+        self.primary.ask("CLIENT", "KILL", "TYPE", "replica")
+        yield
+        for replica in self.replicas:
+            replica.ask("CONFIG", "SET", "masterauth", _passwords()["admin"])
+
+    def written(self) -> int:
+        """How many commands have changed something on the primary."""
+        changes: dict[str, Any] = self.primary.ask("INFO", "replication")
+        return int(changes["master_repl_offset"])
 
     def url(self, role: str) -> str:
         """Names all sentinels, and the servers by the name that they have there."""

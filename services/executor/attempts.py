@@ -31,6 +31,7 @@ from services.executor.providers import Answer, Call, Hear, Provider, ProviderFa
 from services.executor.spans import record_attempt
 from services.executor.streaming import CLIENT_LEFT, Cut, Streaming
 from shared.clock import Clock
+from shared.control_state import ControlState
 from shared.events.decisions import BlockReason
 from shared.events.envelope import Payload
 from shared.events.outcomes import TaskFailed, Usage
@@ -85,6 +86,8 @@ class Attempts:
         self._max_late = settings.executor_concurrency
         self._late: set[asyncio.Task[None]] = set()
         self._unwritten: dict[UUID, asyncio.Event] = {}
+        self._streams: set[Streaming] = set()
+        control.on_change(self._wake_streams)
 
     def permission(self, delivery: Delivery) -> Permission:
         """Whether the task may go on now: to the cache, or to its call."""
@@ -182,9 +185,15 @@ class Attempts:
         calling: _Calling = asyncio.create_task(self._call(delivery, number, stops_at - started, streaming))
         try:
             if streaming is None:
-                await asyncio.wait({calling}, timeout=stops_at - started)
+                # The loop's timers may be a little early: its clock stands still while it works.
+                while not calling.done() and (left_s := stops_at - time.monotonic()) > 0:
+                    await asyncio.wait({calling}, timeout=left_s)
             else:
-                cut = await streaming.cut(calling, stops_at - started)
+                self._streams.add(streaming)
+                try:
+                    cut = await streaming.cut(calling, stops_at - started)
+                finally:
+                    self._streams.discard(streaming)
         except asyncio.CancelledError:
             calling.cancel()
             raise
@@ -223,6 +232,10 @@ class Attempts:
         most = None if bound is None else bound * answers
         return Streaming(self._journal.pipeline, channel, delivery.attempt_id(number), stops, most)
 
+    def _wake_streams(self, _: ControlState) -> None:
+        for streaming in self._streams:
+            streaming.wake()
+
     async def _call(
         self, delivery: Delivery, number: int, timeout_s: float, streaming: Streaming | None
     ) -> Answer | Stop | Expired | Cut:
@@ -247,6 +260,8 @@ class Attempts:
         allowed = self._before_call(delivery)
         if not isinstance(allowed, Go):
             return allowed
+        if streaming is not None:
+            streaming.asks()
         try:
             return await _ask(provider, call, task.operation, None if streaming is None else streaming.hear)
         except (ProviderFailure, asyncio.CancelledError):
@@ -290,8 +305,8 @@ class Attempts:
 
 
 def since(started: float) -> int:
-    """Milliseconds since a reading of the monotonic clock."""
-    return int((time.monotonic() - started) * 1000)
+    """Milliseconds since a reading of the monotonic clock, to the nearest."""
+    return round((time.monotonic() - started) * 1000)
 
 
 async def _ask(provider: Provider, call: Call, operation: Operation, hear: Hear | None) -> Answer:

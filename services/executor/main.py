@@ -13,6 +13,7 @@ from services.executor import providers
 from services.executor.attempts import Attempts
 from services.executor.journal import Journal
 from services.executor.performance import Performer
+from services.executor.reading import Reading
 from services.executor.room import Room
 from services.executor.worker import PartitionWorker
 from shared.clock import ServerClock
@@ -41,11 +42,21 @@ async def serve(settings: Settings) -> None:
     workers: dict[int, PartitionWorker] = {}
 
     def worker_of(partition: Partition) -> PartitionWorker:
-        made = PartitionWorker(redis, partition, name, performer, control, room, settings)
+        made = PartitionWorker(redis, partition, name, performer, room, settings)
         return workers.setdefault(partition.number, made)
 
-    for one in partitions.all:
-        worker_of(one)
+    known_at_first = {one.decisions: worker_of(one) for one in partitions.all}
+    first = {
+        streams[0]: [known_at_first[stream] for stream in streams] for streams in redis.apart(list(known_at_first))
+    }
+
+    async def read(partition: Partition) -> None:
+        """By one command what one can name. A partition that comes later has a command of its own."""
+        stream = partition.decisions
+        if stream in known_at_first and stream not in first:
+            await asyncio.Event().wait()  # another one's command reads it, too
+        together = first.get(stream) or [worker_of(partition)]
+        await Reading(redis, name, together, control, room, settings).run()
 
     def readiness() -> dict[str, str | None]:
         checks = {f"partition {n}": worker.problem for n, worker in workers.items()}
@@ -53,7 +64,7 @@ async def serve(settings: Settings) -> None:
 
     app = Starlette(routes=health_routes(readiness))
     tasks: list[Worker] = [control.follow, partial(clock.follow, redis), partial(partitions.follow, redis)]
-    tasks.append(clock.first(partial(partitions.each, lambda partition: worker_of(partition).run())))
+    tasks.append(clock.first(partial(partitions.each, read)))
     try:
         await run("executor", app, settings.executor_host, settings.executor_port, tasks, settings)
     finally:

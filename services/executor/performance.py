@@ -45,6 +45,7 @@ class Performer:
         self._cache = Cache(journal.pipeline)
         self._flights = SingleFlight(journal.pipeline)
         self._max_attempts = settings.max_attempts
+        self.pipeline = journal.pipeline
 
     async def perform(self, delivery: Delivery, place: Place) -> None:
         """Bring the delivery to its end. Raises RedisError where the log refuses; it is then delivered again."""

@@ -63,9 +63,15 @@ class Streaming:
         self._publishing: asyncio.Task[None] | None = None
         self._alone_since: float | None = None
         self._looking: asyncio.Task[bool] | None = None
+        self._woken = asyncio.Event()
+        self._is_asked = False
         self.count = OutputCount()
         self.chunks = 0
         self._is_over = False
+
+    def asks(self) -> None:
+        """The provider is asked now. Before, there is no stream to cut: who makes the call sees what stops it."""
+        self._is_asked = True
 
     def hear(self, chunk: Chunk) -> None:
         """A piece from the provider; those of a call that goes on after its time is up are no longer passed on."""
@@ -75,6 +81,10 @@ class Streaming:
         self.count.add(chunk.body)
         self._unpublished.append(chunk.raw.replace(b"\n", b" "))
         self._heard.set()
+
+    def wake(self) -> None:
+        """An order has come that may end it: that is looked at now, and not with the next tick."""
+        self._woken.set()
 
     def look(self) -> None:
         """Ask whether anybody listens; the question travels with the record of the attempt, and costs no time."""
@@ -95,21 +105,27 @@ class Streaming:
     async def cut(self, calling: asyncio.Task[object], timeout_s: float) -> Cut | None:
         """Publish until the call is over, its time is up (None), or it must be cut: then it has been cancelled."""
         self._publishing = asyncio.create_task(self._keep_publishing())
+        calling.add_done_callback(lambda _: self.wake())
         deadline = time.monotonic() + timeout_s
         try:
             while not calling.done() and (left_s := deadline - time.monotonic()) > 0:
+                self._woken.clear()
                 if cut := self._must_end():
                     calling.cancel()
                     await asyncio.wait({calling})
                     if not calling.cancelled():
                         calling.exception()  # what it may have said at the last moment changes nothing
                     return cut
-                await asyncio.wait({calling}, timeout=min(TICK_S, left_s))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(TICK_S, left_s)):
+                        await self._woken.wait()
             return None
         finally:
             await self._close()
 
     def _must_end(self) -> Cut | None:
+        if not self._is_asked:
+            return None
         if stop := self._stops():
             return Cut(stop.reason, "an order came while the answer was streamed")
         bound = self._max_output_tokens

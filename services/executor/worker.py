@@ -1,4 +1,4 @@
-"""Reading decisions from one partition and performing them, as many at once as there is room for.
+"""One partition's decisions, performed as many at once as there is room for. `reading` hands them in.
 
 read or claimed --queued for a place--> performed --> acknowledged with its end
 """
@@ -6,7 +6,7 @@ read or claimed --queued for a place--> performed --> acknowledged with its end
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import structlog
@@ -22,22 +22,14 @@ from shared.events.decisions import TaskAllowed
 from shared.events.registry import EVENTS, UndecodableEvent
 from shared.partitions import Partition
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
 from shared.streams.consumer_group import ConsumerGroup
-from shared.streams.control_reader import ControlReader
 from shared.streams.dead_letters import dead_letter
-from shared.streams.pipeline import ScriptPipeline
 from shared.streams.read import Entry
 
-RETRY_S = 0.1
-READY_S = 0.01
 SWEEP_S = 60.0
 GONE_MS = 600_000
 # What waits for a place or for an identical call has none; of a partition so many times the places may be held.
 HELD_PER_PLACE = 8
-# With no place free this reads on, to find the work of other tenants behind that of a busy one, but in no hurry: who
-# has room takes it first.
-READ_AHEAD_S = 0.05
 
 log = structlog.get_logger(__name__)
 
@@ -51,71 +43,50 @@ class PartitionWorker:
         partition: Partition,
         executor: str,
         performer: Performer,
-        control: ControlReader,
         room: Room,
         settings: Settings,
     ) -> None:
         self._partition = partition
         self._group = ConsumerGroup(redis, partition.decisions, GROUP, executor)
-        self._pipeline = ScriptPipeline(redis)
         self._performer = performer
-        self._control = control
         self._room = room
         self._batch = max(1, min(settings.batch_size, settings.executor_concurrency // 2))
-        self._max_held = settings.executor_concurrency * HELD_PER_PLACE
-        # Not less when little more can be held: most of what stands in the stream may be no work at all.
-        self._page = min(settings.batch_size, self._max_held)
         self._claim_idle_ms = settings.executor_claim_idle_ms
         self._drain_s = settings.drain_seconds
         self._held: dict[str, asyncio.Task[None]] = {}
         self._queued: dict[str, asyncio.Task[None]] = {}  # those of them that have not had a place yet
         self._stopping = False
+        self.stream = partition.decisions
+        self.max_held = settings.executor_concurrency * HELD_PER_PLACE
         self.problem: str | None = "has not read yet"
 
-    async def run(self) -> None:
-        """Read and perform until cancelled; then let what is under way end, as far as it does in time."""
-        while self._control.is_stale:  # else the first tasks would be blocked by nothing but our own start
-            await asyncio.sleep(READY_S)
-        janitor = asyncio.create_task(self._look_after())
-        try:
-            while not janitor.done():
-                try:
-                    await self._group.ensure()
-                    await self._pick_up_own()
-                    while not janitor.done():
-                        await self._read()
-                        self.problem = None
-                except RedisError as error:
-                    self.problem = f"the log cannot be read: {error}"
-                    log.warning("lost the log", partition=self._partition.number, error=str(error))
-                    await asyncio.sleep(RETRY_S)
-            janitor.result()
-        finally:
-            self._stopping = True
-            await self._drain()
-            janitor.cancel()
+    @property
+    def held(self) -> Iterable[asyncio.Task[None]]:
+        """What is being performed, or waits for a place."""
+        return self._held.values()
 
-    async def _read(self) -> None:
-        """Take decisions: at once what there is room for, slowly more than that; where there are none, wait for one."""
-        if len(self._held) >= self._max_held:
-            await asyncio.wait(self._held.values(), return_when=asyncio.FIRST_COMPLETED)
-            return
-        if self._room.is_open:
-            entries = await self._group.read(min(self._batch, self._room.free), None)
-            await self._take_in(entries or await self._group.read(1, BLOCK_MS), redelivered=False)
-        else:
-            await self._room.opened(READ_AHEAD_S)
-            if not self._room.is_open:
-                await self._take_in(await self._group.read(self._page, None), redelivered=False)
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as much as it may."""
+        return len(self._held) >= self.max_held
+
+    async def make_group(self) -> None:
+        """Make the group that shares this partition's decisions, where there is none."""
+        await self._group.ensure()
+
+    async def begin(self) -> None:
+        """What is to be done before reading, at first and after a lost connection. Raises RedisError."""
+        await self._group.ensure()
+        await self._pick_up_own()
 
     async def _pick_up_own(self) -> None:
         """Deliveries whose reply was lost on its way: nobody else knows of them."""
         after = "0"
         while entries := await self._group.own(after):
             after = entries[-1][0].decode()
-            await self._take_in(entries, redelivered=True)
+            await self.take_in(entries, redelivered=True)
 
-    async def _take_in(self, entries: Sequence[Entry], *, redelivered: bool) -> None:
+    async def take_in(self, entries: Sequence[Entry], *, redelivered: bool) -> None:
         """Begin to perform what is work, acknowledge the rest. What is held is kept young from now on."""
         for raw_id, fields in entries:
             entry_id = raw_id.decode()
@@ -158,9 +129,12 @@ class PartitionWorker:
                 problem = self._delivery(entry_id, fields, redelivered=False)
                 if isinstance(problem, Delivery):
                     continue  # it has ended already
-                await self._pipeline.command(*dead_letter(self._partition.decisions, entry_id, fields, problem))
+                await self._performer.pipeline.command(
+                    *dead_letter(self._partition.decisions, entry_id, fields, problem)
+                )
             done.append(entry_id)
-        await self._group.acknowledge(done)
+        if done:  # with what others write meanwhile
+            await self._performer.pipeline.command("XACK", self.stream, GROUP, *done)
 
     def _ended(self, entry_id: str, place: Place, task: asyncio.Task[None]) -> None:
         del self._held[entry_id]
@@ -171,7 +145,7 @@ class PartitionWorker:
             # Not acknowledged: it is claimed and looked at again.
             log.error("could not end a delivery", entry=entry_id, exc_info=error)
 
-    async def _look_after(self) -> None:
+    async def look_after(self) -> None:
         """Keep what is held young, take over what others left behind, and remove who has long been gone."""
         sweep_at = 0.0
         while True:
@@ -194,9 +168,11 @@ class PartitionWorker:
         if taken := await self._group.claim(self._claim_idle_ms, min(self._batch, self._room.free)):
             TAKEN_OVER.inc(len(taken))
             log.warning("takes over deliveries", partition=self._partition.number, count=len(taken))
-            await self._take_in(taken, redelivered=True)
+            await self.take_in(taken, redelivered=True)
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
+        """Hand back what has not begun, and let what has end, as far as it does in time."""
+        self._stopping = True
         queued = dict(self._queued)
         for task in queued.values():
             task.cancel()

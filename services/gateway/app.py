@@ -12,14 +12,13 @@ from starlette.responses import Response
 from services.gateway.docs_page import docs_routes
 from services.gateway.documented import document
 from services.gateway.door import Door
-from services.gateway.problems import Problem, respond
+from services.gateway.problems import Problem, nothing_at, respond
 from services.gateway.routes import control, models, openai, tasks
 from services.gateway.straight import Straight
+from shared.problems import code_without_route
 from shared.service import Readiness, health_routes
 
 log = structlog.get_logger(__name__)
-
-_CODES = {404: "no_such_path", 405: "wrong_method"}
 
 
 def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
@@ -42,8 +41,8 @@ def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        code = _CODES.get(error.status_code, "http_error")
-        response = respond(request, Problem(error.status_code, code, str(error.detail)))
+        code = code_without_route(error.status_code)
+        response = respond(request, Problem(error.status_code, code, _said(error, request.url.path)))
         response.headers.update(error.headers or {})
         return response
 
@@ -54,3 +53,14 @@ def application(door: Door, redis: Redis, readiness: Readiness) -> FastAPI:
 
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+def _said(error: HTTPException, path: str) -> str:
+    """What the framework refused, as something that a caller can act on."""
+    match error.status_code:
+        case 404:
+            return nothing_at(path)
+        case 405:
+            return "not with this method: /docs shows with which"
+        case _:
+            return str(error.detail)

@@ -211,7 +211,7 @@ class Door:
             raise Problem(403, "wrong_tenant", "this key belongs to another tenant")
         if self._capacity.problem:
             raise Problem(503, "log_full", self._capacity.problem, retry_after_s=5)
-        request_id = request.headers.get("idempotency-key")
+        request_id = header(request, "idempotency-key")
         try:
             if request_id is not None and name_of(request_id, "Idempotency-Key") != (task.request_id or request_id):
                 raise Problem(422, "two_request_ids", "Idempotency-Key and request_id differ; give one of them")
@@ -270,6 +270,18 @@ def _is_named(request: Request, task: TaskRequest) -> bool:
     return task.request_id is not None or "idempotency-key" in request.headers
 
 
+def header(request: Request, name: str) -> str | None:
+    """A header as its sender wrote it: in UTF-8, as clients write what is not ASCII, where it can be read so. Else an
+    `Idempotency-Key` would not be the `request_id` of the same letters."""
+    value = request.headers.get(name)
+    if value is None or value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return value
+
+
 def too_large(detail: str) -> Problem:
     """The problem for a body over the bound."""
     return Problem(413, "too_large", detail)
@@ -277,8 +289,8 @@ def too_large(detail: str) -> Problem:
 
 def wait_of(request: Request, most_s: float) -> float:
     """Seconds of `Prefer: wait=N` (RFC 7240), at most `most_s`; 0 without it."""
-    for preference in request.headers.get("prefer", "").split(","):
-        name, _, value = preference.strip().partition("=")
+    for preference in ",".join(request.headers.getlist("prefer")).split(","):
+        name, _, value = preference.partition(";")[0].strip().partition("=")  # behind `;` are its parameters
         if name.strip().lower() == "wait":
             try:
                 return min(max(0.0, float(value.strip().strip('"'))), most_s)

@@ -1,4 +1,4 @@
-"""Reading a stream as one of a consumer group, for as long as the gateway runs: why not by FastStream, says ADR 6.
+"""Reading a stream as one of a consumer group, for as long as the gateway runs: why not by FastStream, says ADR 7.
 
 read or claimed --handled--> acknowledged (and, on the inbox, removed)
 read or claimed --not now--> pending --silent for claim_idle--> claimed again, by whoever lives

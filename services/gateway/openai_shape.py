@@ -10,7 +10,7 @@ import orjson
 from services.gateway.problems import Problem
 from shared.events.completion import with_text
 from shared.events.decisions import BlockReason
-from shared.events.results import TaskResult
+from shared.events.results import WHAT_TO_DO, TaskResult
 
 DONE = b"data: [DONE]\n\n"
 CUT = "stream_cut:"
@@ -36,16 +36,21 @@ def problem_of(result: TaskResult) -> Problem | None:
     """Why the task gave no answer; None where it did. To ask again by itself would be another task."""
     if result.status == "blocked":
         reason = result.blocked_reason or "blocked"
-        return Problem(_status(reason), reason, f"blocked by policy: {reason} (task {result.task_id})", retry=False)
+        detail = f"blocked by policy: {reason} (task {result.task_id}){_advice(reason)}"
+        return Problem(_status(reason), reason, detail, retry=False)
     if result.status == "failed":
         reason = result.failure_reason or "failed"
         if reason.startswith(CUT):
             reason = reason.removeprefix(CUT)
             status = 502 if reason in _OURS_TO_SAY else _status(reason)
             return Problem(status, reason, f"the stream was cut: {reason} (task {result.task_id})", retry=False)
-        detail = f"the provider failed: {reason} (task {result.task_id})"
+        detail = f"the provider failed: {reason} (task {result.task_id}){_advice(reason)}"
         return Problem(504 if reason == "provider_timeout" else 502, reason, detail, retry=False)
     return None
+
+
+def _advice(reason: str) -> str:
+    return f"; {WHAT_TO_DO[reason]}" if reason in WHAT_TO_DO else ""
 
 
 def _status(reason: str) -> int:
@@ -86,7 +91,7 @@ def chunks(result: TaskResult, now_s: int, *, usage: bool) -> Iterator[bytes]:
 
 def is_usage(piece: bytes) -> bool:
     """Whether a provider's chunk says nothing but the usage, for which perhaps only we have asked."""
-    if b'"usage"' not in piece:
+    if b'"usage"' not in piece or b'"delta"' in piece:  # each piece has a usage, with some; read would be all of them
         return False
     body: Any = orjson.loads(piece)
     return body.get("choices") == [] and body.get("usage") is not None

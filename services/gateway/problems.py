@@ -1,14 +1,19 @@
-"""Errors that say what to do: `application/problem+json` (RFC 9457), and OpenAI's shape on the OpenAI paths."""
+"""Errors that say what to do: a problem document (`shared/problems.py`), and OpenAI's shape on the OpenAI paths."""
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-OPENAI_PATHS = ("/v1/chat/", "/v1/models", "/v1/embeddings", "/v1/responses")
+from shared.problems import MEDIA_TYPE, document
+
+_SERVED = ("/v1/chat/", "/v1/models", "/v1/embeddings", "/v1/responses")
+_NOT_SERVED = ("/v1/completions", "/v1/audio", "/v1/batches", "/v1/files", "/v1/images", "/v1/moderations")
+_WITHOUT_V1 = ("/chat/", "/models", "/embeddings", "/responses", "/completions")
+OPENAI_PATHS = _SERVED + _NOT_SERVED + _WITHOUT_V1
+"""Where an OpenAI client asks: also for what is not there, for of another shape it says nothing but the status."""
 
 
 class Problem(Exception):
@@ -27,6 +32,15 @@ class Problem(Exception):
         """Of the response, beside those that follow from the problem."""
 
 
+def nothing_at(path: str) -> str:
+    """What to say of a path where nothing is: a newcomer's OpenAI client is told what is wrong with its address."""
+    if path.startswith(_WITHOUT_V1):
+        return "there is nothing at this path: an OpenAI client's base_url ends in /v1"
+    if path.startswith(OPENAI_PATHS):
+        return "this part of OpenAI's API is not served here: /docs shows what is"
+    return "there is nothing at this path: /docs shows what there is"
+
+
 def respond(request: Request, problem: Problem) -> JSONResponse:
     """The response for a problem, in the shape that the path's clients read."""
     headers = dict(problem.headers)
@@ -39,15 +53,8 @@ def respond(request: Request, problem: Problem) -> JSONResponse:
             # OpenAI's clients ask again by themselves, with a request that is a new task: it could be paid twice.
             headers["x-should-retry"] = "false"
         return JSONResponse(openai_error(problem), problem.status, headers)
-    body = {
-        "type": f"urn:skeldir:problem:{problem.code}",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-        "code": problem.code,
-        "instance": request.url.path,
-    }
-    return JSONResponse(body, problem.status, headers, media_type="application/problem+json")
+    body = document(problem.status, problem.code, problem.detail, request.url.path)
+    return JSONResponse(body, problem.status, headers, media_type=MEDIA_TYPE)
 
 
 def openai_error(problem: Problem) -> dict[str, Any]:

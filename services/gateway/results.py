@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
 import orjson
 import structlog
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.gateway.allowance import DECISIONS, said_of
 from services.gateway.metrics import WAITING
 from shared.events.registry import EVENTS
-from shared.events.results import END_EVENTS, TaskResult, result_of
+from shared.events.results import END_EVENTS, TaskResult, result_from
 from shared.partitions import Partition, partition_for
-from shared.streams.connection import BLOCK_MS
+from shared.streams.connection import BLOCK_MS, LogClient
 from shared.streams.growing import Partitions
 from shared.streams.pipeline import ScriptPipeline
 from shared.streams.read import Entry, read_after
@@ -45,7 +45,7 @@ class TooManyWait(RuntimeError):
 class Results:
     """Who waits for which task, and the readers that wake them."""
 
-    def __init__(self, redis: Redis, partitions: Partitions) -> None:
+    def __init__(self, redis: LogClient, partitions: Partitions) -> None:
         self._redis = redis
         # Ten thousand who look at a record at once share a connection, instead of wanting one each.
         self._pipeline = ScriptPipeline(redis)
@@ -63,8 +63,21 @@ class Results:
         self._until = asyncio.get_running_loop().time() + seconds
 
     async def follow(self) -> None:
-        """Read every partition, until cancelled."""
-        await self._partitions.each(self._follow)
+        """Read every partition, until cancelled: by one command what one can name. A partition that comes later has a
+        command of its own, for which nobody has to wait."""
+        known = {one.decisions: one for one in self._partitions.all}
+        first = {names[0]: [known[name] for name in names] for names in self._redis.apart(list(known))}
+
+        async def follow(partition: Partition) -> None:
+            name = partition.decisions
+            if name in first:
+                await self._follow(first[name])
+            elif name in known:
+                await asyncio.Event().wait()  # another one's command reads it, too
+            else:  # from its beginning: an end may be in it before this gateway has heard of it
+                await self._follow([partition], dict.fromkeys((partition.decisions, partition.outcomes), "0-0"))
+
+        await self._partitions.each(follow)
 
     @asynccontextmanager
     async def expect(self, task_id: UUID) -> AsyncIterator[asyncio.Future[TaskResult]]:
@@ -160,9 +173,10 @@ class Results:
         # By time, and within a millisecond in the order of the streams: cause before effect.
         return sorted(found, key=lambda event: str(event.get("time")))
 
-    async def _follow(self, partition: Partition) -> None:
-        streams = (partition.decisions, partition.outcomes)
-        after: dict[str, str] = {}
+    async def _follow(self, together: Sequence[Partition], after: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Read these partitions: `after` these entries, and what is not named there from its end."""
+        streams = [stream for one in together for stream in (one.decisions, one.outcomes)]
+        after = dict(after)
         while True:
             try:
                 for stream in streams:
@@ -170,9 +184,9 @@ class Results:
                         newest = await self._redis.xrevrange(stream, count=1)
                         after[stream] = newest[0][0].decode() if newest else "0-0"
                 pages = await read_after(self._redis, after, PAGE, BLOCK_MS)
-                self.problems[partition.number] = None
+                self.problems.update((one.number, None) for one in together)
             except RedisError as error:
-                self.problems[partition.number] = f"the log cannot be read: {error}"
+                self.problems.update((one.number, f"the log cannot be read: {error}") for one in together)
                 await asyncio.sleep(RETRY_S)
                 continue
             for stream, page in pages.items():
@@ -194,7 +208,10 @@ class Results:
                 if decides and subject in self._waiting:
                     self._decisions[subject] = said_of(raw["data"])
                 if ends and subject in self._waiting:
-                    result = result_of(EVENTS.decode(fields[b"data"]))
+                    # Read again where somebody watches: what this release does not know of it leaves `raw`.
+                    watched = subject in self._watching
+                    end = EVENTS.payload(fields[b"data"]) if watched else EVENTS.payload_of(raw)
+                    result = result_from(end, raw.get("correlationid"))
                     for future in self._waiting[subject]:
                         if not future.done():
                             future.set_result(result)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from shared.events.control import first_problem
-from shared.events.envelope import Envelope, new
+from shared.events.envelope import Envelope, named_id, new
 from shared.events.tasks import (
     Operation,
     Task,
@@ -195,7 +195,7 @@ def submission(
     )
     return new(
         TaskSubmitted(task=task),
-        event_id=uuid5(task_id, fingerprint),
+        event_id=named_id(task_id, fingerprint),
         source=SOURCE,
         subject=str(task_id),
         now_ms=now_ms,

@@ -48,7 +48,8 @@ class Anomaly:
 
 
 def anomalies(seen: Mapping[datetime, Seen], since: datetime, now: datetime) -> list[Anomaly]:
-    """The unusual hours from `since` to `now`, oldest first. `seen`: by hour in UTC, from `DAYS` before `since` on.
+    """The unusual hours from `since` to `now`, oldest first. `seen`: by hour in UTC, those of `compared` and the
+    first of all, from `DAYS` before `since` on.
 
     An hour without an entry is one in which nothing happened; before the first entry nothing is known. The hour that
     has not ended can only have had too much.
@@ -66,6 +67,13 @@ def anomalies(seen: Mapping[datetime, Seen], since: datetime, now: datetime) -> 
                     found.append(Anomaly(hour, what, value, usual, score.quantize(Decimal("0.1")), len(past)))
         hour += HOUR
     return found
+
+
+def compared(since: datetime, now: datetime) -> set[datetime]:
+    """The hours of which `anomalies` wants to know what happened in them."""
+    first = since.replace(minute=0, second=0, microsecond=0)
+    hours = [first + number * HOUR for number in range(-(-(now - first) // HOUR))]
+    return {one for hour in hours for one in (hour, *_alike(hour))}
 
 
 def scored(value: Decimal, past: list[Decimal], least: Decimal) -> tuple[Decimal, Decimal]:

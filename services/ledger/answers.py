@@ -1,11 +1,10 @@
-"""How the read API answers: JSON or CSV as the caller prefers, and problems as RFC 9457 has them."""
+"""How the read API answers: JSON or CSV as the caller prefers, and what goes wrong as a problem."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,13 +21,14 @@ from starlette.responses import Response
 from services.ledger.dashboards import cell
 from services.ledger.keys import Refused
 from services.ledger.looking import STATEMENT_TIMEOUT_MS, as_json
+from shared.problems import MEDIA_TYPE, code_without_route, document
 
 CSV = "text/csv"
 HTML = "text/html; charset=utf-8"
-PROBLEM = "application/problem+json"
 # One caller's view is not to be shown to another, and nothing in it to be run.
 PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 UNREACHABLE = (TimeoutError, OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError, RedisError)
+_NOWHERE = "there is nothing at this path: the console is at /console, and /openapi.json describes the others"
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +39,7 @@ def asked_format(request: Request, *others: str) -> str:
     if asked in ("json", *others):
         return str(asked)
     if asked is not None:
-        raise Refused(422, f"format is {', '.join(('json', *others))}, not {asked[:100]!r}")
+        raise Refused(422, "invalid_parameter", f"format is {', '.join(('json', *others))}, not {asked[:100]!r}")
     accepted = request.headers.get("accept", "")
     return next((one for one in others if f"text/{one}" in accepted), "json")
 
@@ -91,39 +91,49 @@ def _csv(found: Sequence[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def problem(status: int, detail: str) -> Response:
-    """An error as RFC 9457 has it."""
-    body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+def problem(request: Request, status: int, code: str, detail: str) -> Response:
+    """An error."""
+    body = document(status, code, detail, request.url.path)
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 503 else {}
-    return Response(orjson.dumps(body), status_code=status, media_type=PROBLEM, headers=headers)
+    return Response(orjson.dumps(body), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
 def handle_problems(app: FastAPI) -> None:
     """Whatever goes wrong in a route is answered as a problem that says what to do."""
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        return problem(error.status, str(error))
+        return problem(request, error.status, error.code, str(error))
 
-    async def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         first = error.errors()[0]
-        return problem(422, f"{first['loc'][-1]}: {first['msg']}")
+        return problem(request, 422, "invalid_parameter", f"{first['loc'][-1]}: {first['msg']}")
 
-    async def http_error(_: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return problem(error.status_code, str(error.detail))
+        status = error.status_code
+        response = problem(
+            request, status, code_without_route(status), _NOWHERE if status == 404 else str(error.detail)
+        )
+        response.headers.update(error.headers or {})
+        return response
 
-    async def unreachable(_: Request, error: Exception) -> Response:
+    async def unreachable(request: Request, error: Exception) -> Response:
         log.warning("a read failed", error=type(error).__name__)
-        return problem(503, "the ledger's database cannot be reached")
+        return problem(request, 503, "database_unreachable", "the ledger's database cannot be reached")
 
-    async def too_long(_: Request, __: Exception) -> Response:
+    async def too_long(request: Request, _: Exception) -> Response:
         seconds = STATEMENT_TIMEOUT_MS / 1000
-        return problem(503, f"this took longer than {seconds:g} s: narrow it by tenant, user, or time")
+        what_to_do = "narrow it by tenant, user, or time"
+        return problem(request, 503, "took_too_long", f"this took longer than {seconds:g} s: {what_to_do}")
 
-    async def bad_value(_: Request, __: Exception) -> Response:
-        return problem(422, "a parameter has a value that no row can have")
+    async def bad_value(request: Request, _: Exception) -> Response:
+        return problem(request, 422, "invalid_parameter", "a parameter has a value that no row can have")
+
+    async def bug(request: Request, error: Exception) -> Response:
+        log.error("a read failed", path=request.url.path, error=type(error).__name__)
+        return problem(request, 500, "internal_error", "this is our mistake; it was logged")
 
     for kinds, handler in (
         ((Refused,), refused),
@@ -132,6 +142,7 @@ def handle_problems(app: FastAPI) -> None:
         (UNREACHABLE, unreachable),
         ((asyncpg.QueryCanceledError,), too_long),
         ((asyncpg.DataError,), bad_value),
+        ((Exception,), bug),
     ):
         for kind in kinds:
             app.add_exception_handler(kind, handler)

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from services.ledger import lists, queries, statements
-from services.ledger.answers import CSV, HTML, PRIVATE, PROBLEM, asked_format, handle_problems, plain, rows
+from services.ledger.answers import CSV, HTML, PRIVATE, asked_format, handle_problems, plain, rows
 from services.ledger.costs import By, costs
 from services.ledger.keys import Doorkeeper, Refused, View, narrowed
 from services.ledger.lists import Listing, page
@@ -25,12 +25,14 @@ from services.ledger.sessions import Pool
 from services.ledger.spending import SPEND, SPEND_NOW, SPEND_OF_ALL
 from services.ledger.why import verdict
 from shared.events.tasks import TaskType
+from shared.problems import MEDIA_TYPE
 from shared.texts.master_key import MasterKeys
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_TEXT = 300
 MAX_JUDGED = timedelta(days=7)
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Rows of a page, at most.")]
@@ -56,7 +58,7 @@ _PARAMETERS: list[dict[str, Any]] = [
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"application/json": {}, CSV: {}}},
     **{
-        status: {"description": text, "content": {PROBLEM: {}}}
+        status: {"description": text, "content": {MEDIA_TYPE: {}}}
         for status, text in (
             (401, "No key, or none that is known"),
             (403, "Not for this key"),
@@ -85,7 +87,7 @@ def build(
     )
     app.state.door = door
     handle_problems(app)
-    _lists(app, pool)
+    _lists(app, pool, overview)
     _calls(app, pool, masters)
     _sums(app, pool, overview)
     _bills(app, pool)
@@ -145,7 +147,7 @@ def _calls(app: FastAPI, pool: Pool, masters: MasterKeys | None) -> None:
             task_type=None if task_type is None else task_type.value,
             since=since,
             until=until,
-            **_searched(q),
+            **lists.searched(q),
         )
         return rows(request, "calls", found.rows, found.next)
 
@@ -170,29 +172,18 @@ def _calls(app: FastAPI, pool: Pool, masters: MasterKeys | None) -> None:
 async def _found(pool: Pool, masters: MasterKeys | None, view: View, call_id: UUID) -> dict[str, Any]:
     found = await queries.call(pool, masters, view, call_id)
     if found is None:
-        raise Refused(404, "no such call in view of this key")
+        raise Refused(404, "unknown_call", "no such call in view of this key")
     return found
 
 
-def _searched(q: str | None) -> dict[str, str | None]:
-    if q is None:
-        return {}
-    if q.endswith("*"):
-        return {"q_prefix": q[:-1]}
-    try:
-        return {"q_id": str(UUID(q))}
-    except ValueError:
-        return {"q": q}
-
-
-def _lists(app: FastAPI, pool: Pool) -> None:
+def _lists(app: FastAPI, pool: Pool, overview: Overview) -> None:
     def listed(path: str, summary: str, listing: Listing, *, operators_only: bool = False) -> None:
         @_get(app, path, summary)
         async def answer(
             request: Request, view: Caller, limit: Limit = DEFAULT_LIMIT, before: Before = None
         ) -> Response:
             if operators_only and not view.is_operator:
-                raise Refused(403, "for operators' keys: these rows belong to no tenant")
+                raise Refused(403, "wrong_role", "for operators' keys: these rows belong to no tenant")
             found = await page(pool, view, listing, limit=limit, before=before)
             return rows(request, listing.name, found.rows, found.next)
 
@@ -222,7 +213,7 @@ def _lists(app: FastAPI, pool: Pool) -> None:
         if view.is_of_all:
             listing = SPEND_NOW if since is None and until is None else SPEND_OF_ALL
         found = await page(pool, view, listing, limit=limit, before=before, **wanted)
-        return rows(request, "spend", found.rows, found.next)
+        return rows(request, "spend", overview.in_force(found.rows), found.next)
 
 
 def _sums(app: FastAPI, pool: Pool, overview: Overview) -> None:
@@ -239,7 +230,7 @@ def _sums(app: FastAPI, pool: Pool, overview: Overview) -> None:
     ) -> Response:
         start, end = _times(since, until)
         if not fits(start, end, step):
-            raise Refused(422, "since is before until, by at most 800 steps")
+            raise Refused(422, "invalid_parameter", "since is before until, by at most 800 steps")
         await _noted(pool, view, "series")
         return rows(request, "series", await overview.series(view, start, end, step))
 
@@ -247,7 +238,7 @@ def _sums(app: FastAPI, pool: Pool, overview: Overview) -> None:
     async def anomalies(request: Request, view: Caller, since: Since = None, until: Until = None) -> Response:
         start, end = _times(since, until)
         if not timedelta() < end - start <= MAX_JUDGED:
-            raise Refused(422, f"since is before until, by at most {MAX_JUDGED.days} days")
+            raise Refused(422, "invalid_parameter", f"since is before until, by at most {MAX_JUDGED.days} days")
         await _noted(pool, view, "anomalies")
         return rows(request, "anomalies", await overview.unusual(view, start, end))
 
@@ -258,8 +249,11 @@ def _sums(app: FastAPI, pool: Pool, overview: Overview) -> None:
 
 
 def _times(since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
-    """From when to when; the last day where nothing is said."""
+    """From when to when; the last day where nothing is said. Raises Refused where steps before or behind could leave
+    the calendar."""
     end = until or datetime.now(UTC)
+    if not all(EARLIEST < moment < LATEST for moment in (since or end, end)):
+        raise Refused(422, "invalid_parameter", f"since and until lie between {EARLIEST.year} and {LATEST.year}")
     return since or end - timedelta(days=1), end
 
 
@@ -280,13 +274,13 @@ def _bills(app: FastAPI, pool: Pool) -> None:
     @_get(app, "/v1/statement", "A tenant's month by user and model, exact: as JSON, CSV, or a page to print")
     async def statement(request: Request, view: Caller, month: Month = None) -> Response:
         if view.tenant_id is None or view.user_ids:
-            raise Refused(422, "a statement is of one whole tenant: give tenant_id, and no user")
+            raise Refused(422, "missing_tenant", "a statement is of one whole tenant: give tenant_id, and no user")
         wanted = asked_format(request, "csv", "html")
         async with looking(pool, narrowed(view), "statement") as connection:
             try:
                 found = await statements.read(connection, view.tenant_id, _month(month))
             except statements.DoesNotAddUp as problem:
-                raise Refused(500, f"{problem}: run skeldir ledger verify") from problem
+                raise Refused(500, "does_not_add_up", f"{problem}: run skeldir ledger verify") from problem
         if wanted == "html":
             headers = PRIVATE | {"Content-Security-Policy": statements.PAGE_POLICY}
             return Response(statements.as_page(found, datetime.now(UTC)), media_type=HTML, headers=headers)
@@ -303,7 +297,7 @@ def _month(text: str | None) -> date:
     try:
         return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
     except ValueError as error:
-        raise Refused(422, f"month is a year and a month, as 2026-11, not {text!r}") from error
+        raise Refused(422, "invalid_parameter", f"month is a year and a month, as 2026-11, not {text!r}") from error
 
 
 async def _noted(pool: Pool, view: View, what: str) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from operator import attrgetter
 from uuid import UUID
+
+import orjson
 
 from services.ledger.chain import heads
 from services.ledger.chain.link import chain_of, links, of_record
@@ -15,7 +18,7 @@ from services.ledger.sessions import Connection
 from services.ledger.upsert import write
 from services.ledger.webhooks.outbox import Outbox
 
-_EVENT_COLUMNS = {
+_ABOUT = {
     "id": "uuid",
     "partition": "integer",
     "stream": "text",
@@ -28,16 +31,17 @@ _EVENT_COLUMNS = {
     "subject": "text",
     "correlation_id": "text",
     "causation_id": "uuid",
-    "body": "text",
 }
-_LINK_COLUMNS = {"chain_no": "bigint", "chain_hash": "bytea"}
-_STORED = {**_EVENT_COLUMNS, **_LINK_COLUMNS}
+"""Columns of an event, but for its body."""
+# Bodies are long, and JSON within JSON would be longer; the rest travels as `upsert.rows_as_sent` does, and why.
 _INSERT_EVENTS = (
-    f"WITH moved AS (UPDATE event_chains SET length = ${len(_STORED) + 1}, head = ${len(_STORED) + 2} "
-    f"WHERE chain = ${len(_STORED) + 3}) INSERT INTO events ({', '.join(_STORED)}) SELECT * FROM unnest("
-    + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(_STORED.values(), start=1))
-    + ") ON CONFLICT (id, time) DO NOTHING"
+    "WITH moved AS (UPDATE event_chains SET length = $5, head = $6 WHERE chain = $7) "
+    f"INSERT INTO events ({', '.join(_ABOUT)}, body, chain_hash, chain_no) "
+    f"SELECT {', '.join(_ABOUT)}, body, chain_hash, $4 + number FROM ROWS FROM (json_to_recordset($1::json) AS "
+    f"({', '.join(f'{name} {kind}' for name, kind in _ABOUT.items())}), unnest($2::text[]), unnest($3::bytea[])) "
+    f"WITH ORDINALITY AS new ({', '.join(_ABOUT)}, body, chain_hash, number) ON CONFLICT (id, time) DO NOTHING"
 )
+_about = attrgetter(*_ABOUT)
 _LOCK_CHECKPOINTS = (
     "SELECT stream, entry_id FROM checkpoints WHERE stream = ANY ($1::text[]) ORDER BY stream FOR UPDATE"
 )
@@ -130,10 +134,10 @@ async def _append_to(connection: Connection, chain: int, records: Sequence[Recor
     if not new:
         return new
     hashes = links(head.hash, map(of_record, new))
-    columns = [[getattr(record, name) for record in new] for name in _EVENT_COLUMNS]
+    about = orjson.dumps([dict(zip(_ABOUT, _about(record), strict=True)) for record in new]).decode()
+    bodies = [record.body for record in new]
     length = head.length + len(new)
-    numbers = list(range(head.length + 1, length + 1))
-    done = await connection.execute(_INSERT_EVENTS, *columns, numbers, hashes, length, hashes[-1], chain)
+    done = await connection.execute(_INSERT_EVENTS, about, bodies, hashes, head.length, length, hashes[-1], chain)
     if done != f"INSERT 0 {len(new)}":
         raise Overtaken(f"an event of chain {chain} came into the books by another way meanwhile")
     return new

@@ -29,7 +29,7 @@ _OF_TENANTS = "(SELECT *, span_start AS month FROM call_sums_of_tenants WHERE sp
 def costs(view: View, by: By) -> Listing:
     """The list for a view, which narrows it by its own eyes. Raises Refused where it would be too long."""
     if by == "user" and view.is_of_all:
-        raise Refused(422, "narrow it to a tenant: give tenant_id")
+        raise Refused(422, "missing_tenant", "narrow it to a tenant: give tenant_id")
     return Listing(
         "costs",
         f"name AS {by}, success + blocked + failed AS calls, success, blocked, failed, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID
 
 import orjson
@@ -18,13 +18,16 @@ from services.ledger.redaction import as_stored
 from shared.control_state import ControlState
 from shared.control_state import evolve as evolve_control
 from shared.events.control import InvalidControl, control_event_id, entry_ms, parse_control
-from shared.events.envelope import Payload, at
+from shared.events.envelope import Envelope, Payload, at
 from shared.events.registry import EVENTS, UndecodableEvent
 from shared.events.tasks import Storage, TaskRef
 from shared.partitions import CONTROL
 from shared.streams.read import Entry
 from shared.texts.cipher import DataKey
-from shared.texts.payload import encrypted, has_texts
+from shared.texts.payload import TEXTS, TREES, encrypted, has_texts
+
+Owner = tuple[UUID, UUID]
+"""Tenant and user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +77,6 @@ class Letter:
     recorded_at: datetime
 
 
-class KeyWanted(Exception):
-    """The entry can be read when the key of this tenant and user is at hand."""
-
-    def __init__(self, owner: tuple[UUID, UUID]) -> None:
-        super().__init__("a data key is wanted")
-        self.owner = owner
-
-
 class Keys(Protocol):
     """The data keys at hand."""
 
@@ -89,38 +84,59 @@ class Keys(Protocol):
     def encrypts(self) -> bool:
         """Whether texts are to be encrypted."""
 
-    def key_of(self, owner: tuple[UUID, UUID]) -> DataKey | None:
+    def key_of(self, owner: Owner) -> DataKey | None:
         """The user's key, where it is at hand."""
 
-    def erased(self, owner: tuple[UUID, UUID], time: datetime) -> bool:
+    def erased(self, owner: Owner, time: datetime) -> bool:
         """Whether the texts of that time are to be gone."""
 
 
-def read_event(partition: int, stream: str, entry: Entry, keys: Keys | None = None) -> Record | Skip:
-    """An entry of a partition's stream, as the books keep it. Raises KeyWanted."""
-    raw_id, fields = entry
-    data = fields.get(b"data")
-    key = None
+class OpenEvent(NamedTuple):
+    """An event, and whose data key it takes where the ledger encrypts; None: it has no text that is kept."""
+
+    event: Envelope
+    owner: Owner | None
+
+
+def open_event(stream: str, entry: Entry) -> OpenEvent | Skip:
+    """The event in an entry of a partition's stream."""
     try:
-        event = EVENTS.decode(data)
-        storage = _storage(event.data)
-        if keys is not None and keys.encrypts and storage != "none" and has_texts(event.data):
-            if event.tenantid is None or event.userid is None:
-                raise UndecodableEvent("it has texts, and names no tenant and user")
-            owner = (event.tenantid, event.userid)
-            if (key := keys.key_of(owner)) is None:
-                raise KeyWanted(owner)
-            if keys.erased(owner, event.time):
-                storage, key = "none", None
-        if storage != "full" or key is not None:
-            raw = orjson.loads(data or b"")
-            kept = as_stored(raw["data"], storage)
-            data = orjson.dumps({**raw, "data": kept if key is None else encrypted(kept, key)})
-            event = EVENTS.decode(data)
-        patches = tuple(project(event))
-    except (UndecodableEvent, ValueError, OverflowError) as error:
+        event = EVENTS.decode(entry[1].get(b"data"))
+    except UndecodableEvent as error:
         return skip(stream, entry, str(error))
-    assert data is not None, "it was decoded"
+    if event.tenantid is None or event.userid is None or _storage(event.data) == "none" or not has_texts(event.data):
+        return OpenEvent(event, None)
+    return OpenEvent(event, (event.tenantid, event.userid))
+
+
+def read_event(partition: int, stream: str, entry: Entry, keys: Keys | None = None) -> Record | Skip:
+    """An entry of a partition's stream, as the books keep it. Its owner's key is to be at hand."""
+    opened = open_event(stream, entry)
+    return opened if isinstance(opened, Skip) else as_record(partition, stream, entry, opened, keys)
+
+
+def as_record(partition: int, stream: str, entry: Entry, opened: OpenEvent, keys: Keys | None) -> Record | Skip:
+    """An open event as the books keep it."""
+    raw_id, fields = entry
+    event, owner = opened
+    data, key = fields[b"data"], None
+    try:
+        storage = _storage(event.data)
+        if owner is not None and keys is not None and keys.encrypts:
+            if keys.erased(owner, event.time):
+                storage = "none"
+            else:
+                key = keys.key_of(owner)
+                assert key is not None, "it was fetched"
+        if storage != "full" or key is not None:
+            raw = orjson.loads(data)
+            kept = as_stored(raw["data"], storage)
+            kept = kept if key is None else encrypted(kept, key)
+            data = orjson.dumps({**raw, "data": kept})
+            event = _as_kept(event, kept)
+        patches = tuple(project(event))
+    except (ValueError, OverflowError) as error:
+        return skip(stream, entry, str(error))
     return Record(
         id=event.id,
         partition=partition,
@@ -138,6 +154,12 @@ def read_event(partition: int, stream: str, entry: Entry, keys: Keys | None = No
         patches=patches,
         key_id=None if key is None else key.id,
     )
+
+
+def _as_kept(event: Envelope, kept: dict[str, Any]) -> Envelope:
+    """The event with the texts of its stored payload; but for the prompt, which no projection reads."""
+    changed = {name: kept[name] for name in (*TEXTS, *TREES) if kept.get(name) is not None}
+    return event.model_copy(update={"data": event.data.model_copy(update=changed)}) if changed else event
 
 
 def _storage(payload: Payload) -> Storage:

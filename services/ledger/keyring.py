@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from uuid import UUID, uuid4
 
-from services.ledger.intake import Record
+from services.ledger.intake import Owner, Record
 from services.ledger.sessions import Connection, Pool
 from shared.events.control import parse_control
 from shared.events.privacy import TextsErased
@@ -14,9 +14,6 @@ from shared.texts.cipher import DataKey, new_secret
 from shared.texts.master_key import MasterKeys
 
 CAPACITY = 20_000
-
-Owner = tuple[UUID, UUID]
-"""Tenant and user."""
 
 _OWNERS = "(SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS owner (tenant_id, user_id))"
 _MAKE = (
@@ -67,6 +64,10 @@ class Keyring:
         """Whether the texts of that time are to be gone. Asked where the key is at hand."""
         until = self._erased.get(owner)
         return until is not None and time <= until
+
+    def missing(self, owners: Iterable[Owner]) -> list[Owner]:
+        """Those whose keys are to be fetched first."""
+        return [owner for owner in owners if owner not in self._keys]
 
     async def fetch(self, pool: Pool, owners: Collection[Owner]) -> None:
         """Have these users' keys at hand; make those that are not there. Raises the driver's errors."""

@@ -15,11 +15,12 @@ from shared.token_claims import TokenKeys, TokenRefused, looks_like_token
 
 
 class Refused(Exception):
-    """The request is not answered; `status` and the text say why."""
+    """The request is not answered; `status` and the text say why, and `code` says it to programs."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str) -> None:
         super().__init__(detail)
         self.status = status
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,9 @@ class Doorkeeper:
         """The view of the key in an `Authorization: Bearer` header, narrowed to a tenant and a user. Raises Refused."""
         scheme, _, secret = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not secret.strip():
-            raise Refused(401, "send `Authorization: Bearer <key>`")
+            raise Refused(401, "missing_key", "send `Authorization: Bearer <key>`")
         if self._control.is_stale:
-            raise Refused(503, "keys cannot be checked: the control stream cannot be read")
+            raise Refused(503, "control_stale", "keys cannot be checked: the control stream cannot be read")
         return view(self._key_of(secret.strip()), parse_id("tenant_id", tenant), parse_id("user_id", user))
 
     def _key_of(self, secret: str) -> Key:
@@ -69,11 +70,13 @@ class Doorkeeper:
         if key is not None:
             return key
         if self._tokens is None or not looks_like_token(secret):
-            raise Refused(401, "this key is unknown, revoked, or past its end")
+            raise Refused(401, "unknown_key", "this key is unknown, revoked, or past its end")
         try:
             return self._tokens.key_of(secret, self._clock.now_ms())
         except TokenRefused as refused:
-            raise Refused(503 if refused.kind == "unavailable" else 401, str(refused)) from refused
+            if refused.kind == "unavailable":
+                raise Refused(503, "identity_unavailable", str(refused)) from refused
+            raise Refused(401, "invalid_token", str(refused)) from refused
 
 
 def view(key: Key, tenant_id: UUID | None, user_id: UUID | None) -> View:
@@ -81,13 +84,13 @@ def view(key: Key, tenant_id: UUID | None, user_id: UUID | None) -> View:
     if key.role == "operator":
         return View(key, OPERATOR, tenant_id, () if user_id is None else (user_id,))
     if tenant_id not in (None, key.tenant_id):
-        raise Refused(403, "this key belongs to another tenant")
+        raise Refused(403, "wrong_tenant", "this key belongs to another tenant")
     if key.user_id is None:
         if user_id is None:
             return View(key, AUDITOR, key.tenant_id, ())
         return View(key, USER, key.tenant_id, (user_id,))
     if user_id not in (None, key.user_id):
-        raise Refused(403, "this key belongs to another user")
+        raise Refused(403, "wrong_user", "this key belongs to another user")
     return View(key, USER, key.tenant_id, (key.user_id,))
 
 
@@ -99,7 +102,7 @@ def narrowed(view: View) -> View:
     if not view.is_operator or view.is_of_all:
         return view
     if view.tenant_id is None:
-        raise Refused(422, "give tenant_id beside user_id")
+        raise Refused(422, "missing_tenant", "give tenant_id beside user_id")
     return replace(view, role=USER if view.user_ids else AUDITOR)
 
 
@@ -110,4 +113,4 @@ def parse_id(name: str, value: str | None) -> UUID | None:
     try:
         return UUID(value)
     except ValueError as error:
-        raise Refused(422, f"{name} is a UUID, not {value[:100]!r}") from error
+        raise Refused(422, "invalid_parameter", f"{name} is a UUID, not {value[:100]!r}") from error

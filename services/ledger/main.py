@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.ledger import api, sessions
+from services.ledger.archive.retention import Overdue
 from services.ledger.chain.seal import read_private
 from services.ledger.console.logins import Logins
 from services.ledger.console.orders import Orders
@@ -91,6 +92,8 @@ async def serve(settings: Settings) -> None:
             workers.append(replica.run)
         if tokens is not None:
             workers.append(tokens.follow)
+        if settings.archive_after_months is not None:
+            workers.append(Overdue(writing, settings.archive_after_months).run)
         try:
             await run("ledger", app, settings.ledger_host, settings.ledger_port, workers, settings)
         finally:

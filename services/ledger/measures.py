@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 
-import asyncpg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -18,7 +17,7 @@ from services.ledger import metrics
 from services.ledger.lag import lags
 from services.ledger.letters import waiting_letters
 from services.ledger.looking import STATEMENT_TIMEOUT_MS
-from services.ledger.sessions import Pool
+from services.ledger.sessions import UNUSABLE, Pool
 from shared.clock import Clock
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
@@ -57,11 +56,7 @@ class Measures:
                 await self.look()
             except (
                 RedisError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                TimeoutError,
+                *UNUSABLE,
             ) as error:
                 log.warning("cannot measure", problem=f"{type(error).__name__}: {error}")
             await asyncio.sleep(max(EVERY_S, (time.monotonic() - began) / SHARE))

@@ -12,6 +12,9 @@ LAG_SECONDS = Gauge("skeldir_ledger_lag_seconds", "Age of the last entry taken, 
 TRIMMED = Counter("skeldir_ledger_trimmed_total", "Entries removed from the log behind every reader.", ["stream"])
 WEBHOOKS = Counter("skeldir_ledger_webhooks_total", "Messages to webhooks, by what became of a try.", ["outcome"])
 LEADS = Gauge("skeldir_ledger_leads", "Partitions that this process writes.")
+ARCHIVE_OVERDUE = Gauge(
+    "skeldir_ledger_archive_overdue_months", "Months of events that should be in the archive, and are not."
+)
 
 REPLICA_LAG = Gauge("skeldir_ledger_replica_lag_seconds", "How far the replica that is read is behind its primary.")
 

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime
 import asyncpg
 import structlog
 
-from services.ledger.sessions import Connection, Pool
+from services.ledger.sessions import UNUSABLE, Connection, Pool
 
 LOOK_S = 3600.0
 RETRY_S = 60.0
@@ -62,13 +62,7 @@ class MonthsAhead:
                 async with self._pool.acquire() as connection:
                     await connection.execute(_AHEAD)
                 wait_s = LOOK_S
-            except (
-                TimeoutError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-            ) as error:
+            except UNUSABLE as error:
                 log.warning("the months ahead could not be made", problem=f"{type(error).__name__}: {error}")
                 wait_s = RETRY_S
             await asyncio.sleep(wait_s)

@@ -17,15 +17,15 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from services.ledger.anomalies import DAYS, Seen, anomalies
+from services.ledger.anomalies import DAYS, Seen, anomalies, compared
 from services.ledger.keys import View
 from services.ledger.lag import lags
 from services.ledger.letters import waiting_letters
 from services.ledger.lists import BREAKERS, SHUTOFFS, SWITCHES, Listing, read
 from services.ledger.looking import NARROW, Rows, looking, narrowing
-from services.ledger.series import Step, series
+from services.ledger.series import Step, series, single_hours
 from services.ledger.sessions import Connection, Pool
-from services.ledger.spending import SPEND_NOW
+from services.ledger.spending import SPEND_NOW, in_force, nearest
 from shared.clock import Clock
 from shared.events.decisions import BreakerState
 from shared.events.envelope import at
@@ -102,6 +102,10 @@ class Overview:
 
         return list((await self._once(view, f"series {since} {until} {step}", ask))["rows"])
 
+    def in_force(self, windows: Rows) -> Rows:
+        """These windows of spending, under the caps that hold now."""
+        return in_force(windows, self._control.state.limits, at(self._clock.now_ms()))
+
     async def unusual(self, view: View, since: datetime, until: datetime) -> Rows:
         """What was far from the usual for its hour, oldest first."""
 
@@ -115,7 +119,7 @@ class Overview:
         async with looking(self._pool, view, None) as connection:
             caps = await read(connection, view, SPEND_NOW, limit=MOST, before=None)
             return {
-                "caps": [row for row in caps.rows if row["cap_cents"]],
+                "caps": nearest(caps.rows, self._control.state.limits),
                 "breakers": await _listed(connection, view, BREAKERS, "state <> 'closed'", "updated_at DESC"),
                 "switches": await _listed(
                     connection, view, SWITCHES, "engaged AND (until IS NULL OR until > now())", "changed_at DESC"
@@ -138,9 +142,10 @@ class Overview:
         return {"unusual": await self._anomalies(view, now - timedelta(hours=UNUSUAL_HOURS - 1), now)}
 
     async def _anomalies(self, view: View, since: datetime, until: datetime) -> Rows:
-        hours = await series(self._pool, view, since - timedelta(days=DAYS), until, "hour")
-        seen = {row["time"]: Seen(Decimal(row["cost_cents"]), Decimal(row["failed"])) for row in hours if _any(row)}
-        return [asdict(one) for one in anomalies(seen, since.astimezone(UTC), until)]
+        since = since.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        hours = await single_hours(self._pool, view, compared(since, until), since - timedelta(days=DAYS))
+        seen = {row["time"]: Seen(row["cost_cents"], Decimal(row["failed"])) for row in hours}
+        return [asdict(one) for one in anomalies(seen, since, until)]
 
     async def _log(self) -> dict[str, Any]:
         still = await waiting_letters(self._redis, self._control.state)
@@ -179,10 +184,6 @@ class _Remembered:
                 ended = time.monotonic()
                 self._until = ended + max(fresh_s, (ended - began) / SHARE)
             return self._answer
-
-
-def _any(row: dict[str, Any]) -> bool:
-    return any(row[name] for name in ("success", "blocked", "failed", "pending"))
 
 
 async def _listed(

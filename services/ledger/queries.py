@@ -73,7 +73,7 @@ async def dashboard(pool: Pool, view: View, name: str, limit: int, before: str |
     """A page of a dashboard's rows. Raises Refused (404) for an unknown name."""
     wanted = BY_NAME.get(name)
     if wanted is None:
-        raise Refused(404, f"no dashboard {name[:100]!r}; there are {', '.join(BY_NAME)}")
+        raise Refused(404, "unknown_dashboard", f"no dashboard {name[:100]!r}; there are {', '.join(BY_NAME)}")
     return await page(pool, narrowed(view), list_of(wanted), limit=limit, before=before)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import asyncpg
 import structlog
 
 from services.ledger.metrics import REPLICA_LAG
-from services.ledger.sessions import Pool
+from services.ledger.sessions import UNUSABLE, Pool
 
 LOOK_S = 1.0
 # What has arrived and is all replayed is no lag, however long ago it came.
@@ -41,13 +40,7 @@ class Replica:
                 async with self._pool.acquire() as connection:
                     REPLICA_LAG.set(await connection.fetchval(_LAG))
                 self.problem = None
-            except (
-                TimeoutError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-            ) as error:
+            except UNUSABLE as error:
                 self.problem = f"SKELDIR_DATABASE_READ_URL cannot be read: {type(error).__name__}: {error}"
                 log.warning("the replica cannot be read", problem=self.problem)
             await asyncio.sleep(LOOK_S)

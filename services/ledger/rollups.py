@@ -1,6 +1,6 @@
 """The rollups of calls: their tables, and whether they are what the calls give.
 
-PostgreSQL keeps them: triggers on `llm_api_calls` (migrations 0009 and 0014) add what a row is and take away what it
+PostgreSQL keeps them: triggers on `llm_api_calls` (migrations 0009, 0014, 0019) add what a row is and take away what it
 was, in the statement that writes it. So a late result, or an end that comes before its beginning, moves them too.
 """
 
@@ -14,17 +14,17 @@ from services.ledger.sessions import Connection
 Found = tuple[str, str]
 
 _CALLS = """
-SELECT tenant_id, user_id, date_trunc('hour', created_at, 'UTC') AS hour, left(provider, 150) AS provider,
+SELECT tenant_id, user_id, date_bin('15 minutes', created_at, 'epoch') AS quarter, left(provider, 150) AS provider,
        left(model, 150) AS model, task_type, status, left(coalesce(block_reason, failure_reason, ''), 150) AS reason,
        was_cached, provider_attempted AND status <> 'pending' AS attempted, latency_ms, cost_cents
 FROM llm_api_calls
 """
 _ENDED = (
-    "SELECT calls.*, span, date_trunc(span, hour, 'UTC') AS span_start "
+    "SELECT calls.*, span, date_trunc(span, quarter, 'UTC') AS span_start "
     f"FROM ({_CALLS}) AS calls, unnest(ARRAY['hour', 'month']) AS span WHERE status <> 'pending'"
 )
 _ATTEMPTED = (
-    "SELECT calls.*, date_trunc('month', hour, 'UTC') AS month, latency_floor(latency_ms) AS latency_from_ms "
+    "SELECT calls.*, date_trunc('month', quarter, 'UTC') AS month, latency_floor(latency_ms) AS latency_from_ms "
     f"FROM ({_CALLS}) AS calls WHERE attempted"
 )
 _SUMS = {
@@ -37,8 +37,7 @@ _SUMS = {
 _WHAT = ("provider", "model", "task_type", "status", "reason")
 _BY_WHAT = ("span", "span_start", *_WHAT)
 _BY_LATENCY = ("month", "provider", "model", "status", "latency_from_ms")
-# What adds others up: users' sums are checked by the calls, tenants' by the users', and so on.
-_USERS_HOURS = "SELECT span_start AS hour, sums.* FROM call_sums_of_users AS sums WHERE span = 'hour'"
+# What adds others up: users' sums are checked by the calls, tenants' months by the users', and so on.
 _MONTHS = "SELECT span_start AS month, sums.* FROM call_sums_of_tenants AS sums WHERE span = 'month'"
 _ENDS = {end: f"coalesce(sum(calls) FILTER (WHERE status = '{end}'), 0)" for end in ("success", "blocked", "failed")}
 
@@ -88,7 +87,7 @@ def _added(names: Iterable[str]) -> dict[str, str]:
 ROLLUPS = (
     Rollup(
         "calls_under_way",
-        ("tenant_id", "user_id", "hour", "provider", "model", "task_type"),
+        ("tenant_id", "user_id", "quarter", "provider", "model", "task_type"),
         {name: _SUMS[name] for name in ("calls", "cost_cents")},
         f"SELECT * FROM ({_CALLS}) AS calls WHERE status = 'pending'",
     ),
@@ -100,7 +99,12 @@ ROLLUPS = (
         _added(_SUMS),
         "SELECT * FROM call_sums_of_users WHERE span = 'month'",
     ),
-    Rollup("call_hours_of_tenants", ("tenant_id", "hour", "status"), _added(_SUMS), _USERS_HOURS),
+    Rollup(
+        "call_quarters_of_tenants",
+        ("tenant_id", "quarter", "status"),
+        _SUMS,
+        f"SELECT * FROM ({_CALLS}) AS calls WHERE status <> 'pending'",
+    ),
     Rollup(
         "call_latencies_of_tenants",
         ("tenant_id", *_BY_LATENCY),
@@ -109,7 +113,11 @@ ROLLUPS = (
     ),
     Rollup("call_totals_of_tenants", ("tenant_id", "month"), {**_ENDS, **_added(("cost_cents",))}, _MONTHS),
     Rollup(
-        "call_hours_of_all", ("hour", "status"), _added(_SUMS), "SELECT * FROM call_hours_of_tenants", in_parts=True
+        "call_quarters_of_all",
+        ("quarter", "status"),
+        _added(_SUMS),
+        "SELECT * FROM call_quarters_of_tenants",
+        in_parts=True,
     ),
     Rollup("call_sums_of_all", ("month", *_WHAT), _added(_SUMS), _MONTHS, in_parts=True),
     Rollup(

@@ -19,7 +19,7 @@ from services.ledger.projections.at_rest import Folding
 from services.ledger.projections.control import KEYS, KILL_SWITCHES, LIMITS, project_all
 from services.ledger.projections.rows import Key, Patch, Row, Table, Tables, fold
 from services.ledger.sessions import Connection
-from services.ledger.upsert import parameters, row_as_stored
+from services.ledger.upsert import record, row_as_stored, rows_as_sent
 from shared.events.envelope import Envelope
 from shared.events.registry import EVENTS
 
@@ -185,18 +185,17 @@ async def _compared(connection: Connection, table: Table, rows: dict[Key, Row]) 
     found: list[tuple[Key, str, str]] = []
     keys, values = list(rows), list(rows.values())
     for at in range(0, len(keys), PAGE):
-        wrong: list[Any] = await connection.fetch(comparison(table), *parameters(table, values[at : at + PAGE]))
+        wrong: list[Any] = await connection.fetch(comparison(table), rows_as_sent(table, values[at : at + PAGE]))
         found += [(keys[at + row["number"] - 1], row["subject"], row["problem"]) for row in wrong]
     return found
 
 
 def comparison(table: Table) -> str:
     """A query for the rows of the table that differ from those in its parameters."""
-    names, values, arrays = row_as_stored(table)
     same = " AND ".join(f"old.{key} = new.{key}" for key in table.key)
     differs = ", ".join(
         f"CASE WHEN old.{column} IS DISTINCT FROM {value} THEN '{column}' END"
-        for column, value in zip(names, values, strict=True)
+        for column, value in row_as_stored(table).items()
         if column not in table.key
     )
     subject = ", ".join(f"new.{key}" for key in table.key)
@@ -204,6 +203,7 @@ def comparison(table: Table) -> str:
     return (
         f"SELECT * FROM (SELECT number, concat_ws(' ', {subject}) AS subject, "
         f"CASE WHEN old.{first} IS NULL THEN '{NO_ROW}' ELSE concat_ws(', ', {differs}) END AS problem "
-        f"FROM unnest({', '.join(arrays)}) WITH ORDINALITY AS new ({', '.join(names)}, number) "
+        f"FROM ROWS FROM (json_to_recordset($1::json) AS ({record(table)})) "
+        f"WITH ORDINALITY AS new ({', '.join(table.columns)}, number) "
         f"LEFT JOIN {table.name} AS old ON {same}) AS found WHERE problem <> ''"
     )

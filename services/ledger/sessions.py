@@ -21,6 +21,14 @@ USER = "app_ro"
 LOCK = 0x536B656D
 AUDITOR = "skeldir_auditor"
 OPERATOR = "skeldir_operator"
+UNUSABLE = (
+    TimeoutError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+)
+"""What the driver raises where the database cannot be reached, or refuses: who runs on waits, and asks again."""
 
 
 class Busy(ValueError):

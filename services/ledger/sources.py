@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
-from uuid import UUID
 
 from services.ledger.chain.link import CONTROL_CHAIN, chain_of
-from services.ledger.intake import Keys, KeyWanted, Letter, Record, Skip, read_event, read_letter, read_order
+from services.ledger.intake import (
+    Keys,
+    Letter,
+    OpenEvent,
+    Owner,
+    Record,
+    Skip,
+    as_record,
+    open_event,
+    read_letter,
+    read_order,
+)
 from services.ledger.sessions import Connection
 from shared.control_state import ControlState, evolve, order_of
 from shared.events.control import parse_control
@@ -26,8 +36,15 @@ class Batch:
     records: list[Record] = field(default_factory=list)
     skips: list[Skip] = field(default_factory=list)
     letters: list[Letter] = field(default_factory=list)
-    wanted: set[tuple[UUID, UUID]] = field(default_factory=set)
-    """Whose data keys have to be at hand first: then the page is to be read again."""
+
+
+@dataclass(slots=True)
+class Opened:
+    """A page; the events that its entries are, where they are events; and whose data keys reading them takes."""
+
+    page: Page
+    events: Mapping[str, list[OpenEvent | Skip]] = field(default_factory=dict)
+    owners: Collection[Owner] = ()
 
 
 class Source(Protocol):
@@ -56,8 +73,11 @@ class Source(Protocol):
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Take over the state that reading needs, as of these positions."""
 
-    def read(self, page: Page) -> Batch:
-        """Decode and project; reading the same page again gives the same."""
+    def open(self, page: Page) -> Opened:
+        """Decode."""
+
+    def read(self, opened: Opened) -> Batch:
+        """Project; the same again gives the same. The owners' data keys are to be at hand."""
 
     def advance(self, batch: Batch) -> None:
         """The batch is in the books."""
@@ -77,20 +97,23 @@ class PartitionSource:
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Events carry all that their projections need."""
 
-    def read(self, page: Page) -> Batch:
-        batch = Batch()
-        for stream, entries in page.items():
-            for entry in entries:
-                try:
-                    found = read_event(self._partition.number, stream, entry, self._keys)
-                except KeyWanted as wanted:
-                    batch.wanted.add(wanted.owner)
-                    continue
+    def open(self, page: Page) -> Opened:
+        events = {stream: [open_event(stream, entry) for entry in entries] for stream, entries in page.items()}
+        if self._keys is None or not self._keys.encrypts:
+            return Opened(page, events)
+        opened = (one for of_stream in events.values() for one in of_stream if isinstance(one, OpenEvent))
+        return Opened(page, events, {one.owner for one in opened if one.owner is not None})
+
+    def read(self, opened: Opened) -> Batch:
+        batch, number = Batch(), self._partition.number
+        for stream, entries in opened.page.items():
+            for entry, one in zip(entries, opened.events[stream], strict=True):
+                found = one if isinstance(one, Skip) else as_record(number, stream, entry, one, self._keys)
                 if isinstance(found, Skip):
                     batch.skips.append(found)
                 else:
                     batch.records.append(found)
-                batch.after[stream] = entry[0].decode()
+            batch.after[stream] = entries[-1][0].decode()
         return batch
 
     def advance(self, batch: Batch) -> None:
@@ -113,10 +136,13 @@ class ControlSource:
         """Fold the orders that are in the books. There are few: an order is a person's act."""
         self._state = self._next = await orders_so_far(connection)
 
-    def read(self, page: Page) -> Batch:
+    def open(self, page: Page) -> Opened:
+        return Opened(page)
+
+    def read(self, opened: Opened) -> Batch:
         batch = Batch()
         state = self._state
-        for entry in page.get(CONTROL, []):
+        for entry in opened.page.get(CONTROL, []):
             found, state = read_order(state, entry)
             if isinstance(found, Skip):
                 batch.skips.append(found)
@@ -142,8 +168,11 @@ class LetterSource:
     async def load(self, connection: Connection, positions: Mapping[str, str]) -> None:
         """Each letter stands for itself."""
 
-    def read(self, page: Page) -> Batch:
-        letters = page.get(DEAD_LETTERS, [])
+    def open(self, page: Page) -> Opened:
+        return Opened(page)
+
+    def read(self, opened: Opened) -> Batch:
+        letters = opened.page.get(DEAD_LETTERS, [])
         return Batch(
             after={DEAD_LETTERS: letters[-1][0].decode()} if letters else {},
             letters=[read_letter(entry) for entry in letters],

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
 
 from services.ledger.lists import Listing
+from services.ledger.looking import Rows
+from shared.control_state import Limits
+from shared.money import to_cents
+
+Whose = tuple[UUID, UUID | None]
+"""A tenant, and the user; None: the tenant as a whole."""
 
 # `start` and `whose` are for the order alone: as the indexes have them.
 _BALANCE = "total_calls, updated_at, used_percent"
@@ -76,3 +87,29 @@ SPEND_NOW = replace(
     # Behind policies the planner does not take "start is this" to say that the rest of the index is in order.
     within=("start",),
 )
+
+
+def in_force(rows: Rows, limits: Mapping[Whose, Limits], now: datetime) -> Rows:
+    """These windows; those that are open, under the caps that operators have ordered since their last decision."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    starts = {"hour": hour, "month": hour.replace(day=1, hour=0)}
+    return [_under_orders(row, limits) if row["window_start"] == starts[row["budget_window"]] else row for row in rows]
+
+
+def nearest(rows: Rows, limits: Mapping[Whose, Limits]) -> Rows:
+    """Of these windows, which are open, those that have a cap, the nearest to it first.
+
+    The books have the cap of a window's last decision: where one was raised, nobody is near it any more.
+    """
+    found = (_under_orders(row, limits) for row in rows)
+    return sorted((row for row in found if row["cap_cents"]), key=lambda row: float(row["used_pct"]), reverse=True)
+
+
+def _under_orders(row: dict[str, Any], limits: Mapping[Whose, Limits]) -> dict[str, Any]:
+    window, none = "hourly" if row["budget_window"] == "hour" else "monthly", Limits()
+    own, of_tenant = (getattr(limits.get((row["tenant_id"], owner), none), window) for owner in (row["user_id"], None))
+    if own is None:  # a tenant's cap takes the place of its users' default (`budget.py`)
+        return row if of_tenant is None else {**row, "cap_cents": None, "used_pct": None}
+    committed = Decimal(row["spent_cents"]) + Decimal(row["reserved_cents"])
+    used = round(float(100 * committed / to_cents(own)), 2) if own else None
+    return {**row, "cap_cents": to_cents(own), "used_pct": used}

@@ -19,14 +19,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import asyncpg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from services.ledger import books
 from services.ledger.metrics import TRIMMED
-from services.ledger.sessions import Pool
+from services.ledger.sessions import UNUSABLE, Pool
 from shared.clock import Clock
 from shared.control_state import order_of
 from shared.partitions import Partition
@@ -64,13 +63,7 @@ class Trimmer:
             partitions = self._partitions.all
             try:
                 ledger = await self.checkpoints(*partitions)
-            except (
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-                TimeoutError,
-            ) as error:
+            except (*UNUSABLE,) as error:
                 log.warning("cannot trim", problem=str(error))
             else:
                 for partition in partitions:

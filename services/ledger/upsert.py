@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -14,6 +14,8 @@ from services.ledger.sessions import Connection
 from shared.money import to_cents
 
 _BY_NAME = {table.name: table for table in TABLES}
+CENTS = "0.000000001"
+"""Of a nanocent; PostgreSQL multiplies `numeric` exactly."""
 _ORDER = {table.name: at for at, table in enumerate(TABLES)}
 
 
@@ -23,35 +25,40 @@ async def write(connection: Connection, tables: Tables) -> None:
         rows = tables[name]
         if rows:
             ordered = [rows[key] for key in sorted(rows, key=_sortable)]
-            await connection.execute(statement(name), *parameters(_BY_NAME[name], ordered))
+            await connection.execute(statement(name), rows_as_sent(_BY_NAME[name], ordered))
 
 
 @cache
 def statement(name: str) -> str:
-    """INSERT ... SELECT unnest(...) ON CONFLICT DO UPDATE for the table of that name."""
+    """INSERT ... SELECT ... ON CONFLICT DO UPDATE for the table of that name."""
     table = _BY_NAME[name]
-    columns, values, arrays = row_as_stored(table)
-    names = ", ".join(columns)
+    values = row_as_stored(table)
     changes = ", ".join(_changes(table))
     return (
-        f"INSERT INTO {name} AS old ({names}) SELECT {', '.join(values)} "
-        f"FROM unnest({', '.join(arrays)}) AS new ({names}) "
+        f"INSERT INTO {name} AS old ({', '.join(values)}) SELECT {', '.join(values.values())} "
+        f"FROM json_to_recordset($1::json) AS new ({record(table)}) "
         f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET {changes}"
     )
 
 
-def row_as_stored(table: Table) -> tuple[list[str], list[str], list[str]]:
-    """The columns; what is stored in each for a row `new`; and the arrays of `parameters` that such rows come from."""
-    columns = table.columns
-    arrays = [f"${at}::{_sql_type(kind)}[]" for at, kind in enumerate(columns.values(), start=1)]
-    return list(columns), [_value(table, column) for column in columns], arrays
+def row_as_stored(table: Table) -> dict[str, str]:
+    """The columns, and what is stored in each for a row `new`."""
+    return {column: _value(table, column, kind) for column, kind in table.columns.items()}
 
 
-def _value(table: Table, column: str) -> str:
-    if table.sums.get(column) is Kind.BREAKDOWN:
-        return f"add_breakdown(new.{column}, '{{}}')"
+def record(table: Table) -> str:
+    """The columns of `rows_as_sent`, with their types."""
+    return ", ".join(f"{column} {_sent_as(table, column, kind)}" for column, kind in table.columns.items())
+
+
+def _value(table: Table, column: str, kind: Kind) -> str:
+    sent = f"new.{column}"
+    if kind in (Kind.JSON, Kind.BREAKDOWN):
+        sent += "::jsonb"
+    elif kind is Kind.MONEY and column not in table.sums:
+        sent = f"trim_scale({sent} * {CENTS})"
     default = table.defaults.get(column)
-    return f"new.{column}" if default is None else f"coalesce(new.{column}, {default})"
+    return sent if default is None else f"coalesce({sent}, {default})"
 
 
 def _changes(table: Table) -> Iterable[str]:
@@ -79,21 +86,27 @@ def _register_changes(register: Register) -> Iterable[str]:
         yield f"{column} = CASE WHEN {wins} THEN excluded.{column} ELSE old.{column} END"
 
 
-def _sql_type(kind: Kind) -> str:
-    return "jsonb" if kind is Kind.BREAKDOWN else kind.value
+def _sent_as(table: Table, column: str, kind: Kind) -> str:
+    if kind in (Kind.JSON, Kind.BREAKDOWN):
+        return "text"
+    return "bigint" if kind is Kind.MONEY and column not in table.sums else kind.value
 
 
-def parameters(table: Table, rows: list[Row]) -> list[list[Any]]:
-    """The rows as arrays, one a column, as the driver sends them."""
-    found = []
-    for column, kind in table.columns.items():
-        values = [row.get(column) for row in rows]
-        if kind is Kind.MONEY:
-            values = [None if value is None else to_cents(value) for value in values]
-        elif kind is Kind.BREAKDOWN:
-            values = [_breakdown(value) for value in values]
-        found.append(values)
-    return found
+def rows_as_sent(table: Table, rows: list[Row]) -> str:
+    """The rows as one JSON text. An amount of an event is an integer of nanocents; a sum, which may be beyond 64 bits,
+    a decimal number of cents.
+
+    Not as arrays, one a column: of each value in them the driver asks, in Python, whether it is an array itself, which
+    takes longer than all the rest of it.
+    """
+    of_sums = {name: _AS_SENT[kind] for name, kind in table.sums.items() if kind in _AS_SENT}
+    if of_sums:
+        rows = [{**row, **{name: sent(row.get(name)) for name, sent in of_sums.items()}} for row in rows]
+    return orjson.dumps(rows).decode()
+
+
+def _cents(value: int | None) -> str | None:
+    return None if value is None else f"{to_cents(value):f}"
 
 
 def _breakdown(value: dict[str, tuple[int, int]] | None) -> str:
@@ -102,6 +115,9 @@ def _breakdown(value: dict[str, tuple[int, int]] | None) -> str:
         for model, (calls, cost) in (value or {}).items()
     ]
     return "{" + ",".join(parts) + "}"
+
+
+_AS_SENT: dict[Kind, Callable[[Any], str | None]] = {Kind.MONEY: _cents, Kind.BREAKDOWN: _breakdown}
 
 
 def _sortable(key: tuple[Any, ...]) -> tuple[str, ...]:

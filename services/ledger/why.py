@@ -94,7 +94,11 @@ def sentence(reason: str, rule: str, saw: Mapping[str, Any]) -> str:
             return "Orders could not be read in time, and what may have been stopped is not called."
         case (("manual_shutoff" | "executor"), _) if "until_ms" in saw:
             return f"A manual shutoff of this user was engaged by {by}."
-    return f"{saw['problem']}." if "problem" in saw else f"The rule {rule} refused it."
+    return _as_sentence(str(saw["problem"])) if "problem" in saw else f"The rule {rule} refused it."
+
+
+def _as_sentence(problem: str) -> str:
+    return f"{problem[:1].upper()}{problem[1:]}."
 
 
 def _no_room(whose: str, window: str, saw: Mapping[str, Any], cap: Any) -> str:
@@ -111,7 +115,8 @@ def _quota(saw: Mapping[str, Any]) -> str:
         saw.get(f"{name}_cents" if money else name, 0) for name in ("spent", "reserved", "limit", "wanted")
     )
     window = f" in this {saw['window']}" if saw.get("window") else ""
-    what = f"{limit} {'cents' if money else unit}{window}"
+    named = "cents" if money else unit
+    what = f"{limit} {named.removesuffix('s') if limit == 1 else named}{window}"
     return f"A quota of {what} had {used} used and {reserved} reserved; {wanted} more did not fit."
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 
 import asyncpg
 import structlog
@@ -19,10 +21,10 @@ from redis.exceptions import RedisError
 from services.ledger import books, continuity
 from services.ledger.books import Overtaken
 from services.ledger.chain.sealer import Sealer
-from services.ledger.intake import Record, skip
+from services.ledger.intake import skip
 from services.ledger.keyring import KeyDestroyed, Keyring
 from services.ledger.metrics import COMMIT_SECONDS, DUPLICATES, EVENTS, LAG_SECONDS, SKIPPED
-from services.ledger.sessions import Pool
+from services.ledger.sessions import UNUSABLE, Pool
 from services.ledger.sources import Batch, Page, Source
 from services.ledger.spans import record_commit
 from services.ledger.webhooks.outbox import Outbox
@@ -30,7 +32,7 @@ from shared.control_state import order_of
 from shared.settings import Settings
 from shared.streams.connection import BLOCK_MS, script
 from shared.streams.lease import Fenced, Lease
-from shared.streams.read import read_after
+from shared.streams.read import read_after, xread
 from shared.streams.spread import Spread
 from shared.texts.master_key import UnusableMasterKey
 
@@ -39,6 +41,8 @@ MAX_RETRY_S = 5.0
 # A batch is a transaction, whatever its size: what comes within so long of the first entry is one. The books are that
 # much later, which no caller waits for; a task in a quiet partition is one transaction instead of three.
 GATHER_S = 0.1
+# Behind a batch of so many it gathers longer: what a commit costs beside its entries is then shared by more of them.
+BUSY, BUSY_GATHER_S = 50, 0.25
 # SQLSTATE classes of what is wrong with the data, not with the server: data exception, integrity, program limit.
 POISON_CLASSES = ("22", "23", "54")
 
@@ -75,6 +79,7 @@ class Writer:
         self._positions: dict[str, str] = {}
         self._behind = False
         """The last read found a whole batch: there is more, and nothing to wait for."""
+        self._last_size = 0
         self._wait_s = RETRY_S
         self.token = 0
         self.problem: str | None = "has not tried to take its lease yet"
@@ -110,14 +115,13 @@ class Writer:
                 log_.warning("overtaken", problem=str(overtaken))
             except RedisError as error:
                 self.problem = f"the log cannot be reached: {error}"
-            except (
-                TimeoutError,
-                asyncpg.PostgresError,
-                asyncpg.InterfaceError,
-                asyncpg.InternalClientError,
-                OSError,
-            ) as error:
+            except UNUSABLE as error:
                 self.problem = f"the database cannot be written: {type(error).__name__}: {error}"
+            except Exception as error:  # a fault of ours: this source stands still and says so, the others go on
+                self.problem = f"the ledger failed here: {type(error).__name__}: {error}"
+                log_.error("failed, and begins again", exc_info=error)
+                with suppress(RedisError):
+                    await self._lease.give_back()  # to a process that has no such fault, where there is one
             if self.problem is not None:
                 log_.warning("stopped", problem=self.problem)
                 self._wait_s = min(self._wait_s * 2, MAX_RETRY_S)
@@ -167,9 +171,11 @@ class Writer:
         if not self._behind:
             if not await read_after(self._redis, self._positions, 1, BLOCK_MS):
                 return
-            await asyncio.sleep(GATHER_S)
-        page = await read_after(self._redis, self._positions, self._settings.batch_size, None)
+            await asyncio.sleep(BUSY_GATHER_S if self._last_size >= BUSY else GATHER_S)
+        # Only what replicas have: the books cannot take back what a failover makes undone.
+        page: Page = await self._lease.read(self.token, xread(self._positions, self._settings.batch_size))
         self._behind = any(len(entries) >= self._settings.batch_size for entries in page.values())
+        self._last_size = sum(map(len, page.values()))
         if not page:
             return
         try:
@@ -190,18 +196,15 @@ class Writer:
                 except Exception as error:
                     if not is_poison(error):
                         raise
-                    batch = self._source.read({stream: [entry]})
                     skipped = skip(stream, entry, f"the ledger cannot store it: {type(error).__name__}: {error}")
-                    await self._commit(Batch(after=batch.after, skips=[skipped]))
+                    await self._commit(Batch(after={stream: entry[0].decode()}, skips=[skipped]))
 
     async def _read(self, page: Page) -> Batch:
         """Decode and project, with the data keys that it takes."""
-        batch = self._source.read(page)
-        while batch.wanted:
-            assert self._keyring is not None, "nothing is wanted without it"
-            await self._keyring.fetch(self._pool, batch.wanted)
-            batch = self._source.read(page)
-        return batch
+        opened, keyring = self._source.open(page), self._keyring
+        while keyring is not None and (missing := keyring.missing(opened.owners)):
+            await keyring.fetch(self._pool, missing)
+        return self._source.read(opened)
 
     async def _commit(self, batch: Batch) -> None:
         before = {stream: self._positions[stream] for stream in batch.after}
@@ -220,8 +223,8 @@ class Writer:
         record_commit(batch.records, began_ns)
 
     def _count(self, batch: Batch, new: int) -> None:
-        for record in batch.records:
-            EVENTS.labels(_stage(record)).inc()
+        for stream, records in Counter(record.stream for record in batch.records).items():
+            EVENTS.labels(stream.rpartition(":")[2]).inc(records)
         for skipped in batch.skips:
             SKIPPED.labels(skipped.stream).inc()
         DUPLICATES.inc(len(batch.records) - new)
@@ -240,7 +243,3 @@ def is_poison(error: Exception) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return str(getattr(error, "sqlstate", "") or "")[:2] in POISON_CLASSES
     return isinstance(error, (ValueError, OverflowError, TypeError))
-
-
-def _stage(record: Record) -> str:
-    return record.stream.rpartition(":")[2]

@@ -7,16 +7,20 @@ from typing import Literal
 from uuid import UUID
 
 import orjson
+from msgspec import Struct
 
 from services.policy.decide import Owner
 from shared.events.envelope import Envelope
+from shared.events.outcomes import AttemptStarted
 from shared.events.registry import EVENTS, UndecodableEvent
 
 StreamName = Literal["tasks", "outcomes"]
+# Entries of these types are not read: they change nothing here, and are half of all outcomes. What is broken of them
+# the ledger sets aside, which reads everything.
+PASSED_OVER = frozenset((AttemptStarted.event_type.encode(),))
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(Struct, frozen=True):
     """One entry that was decoded."""
 
     stream: StreamName

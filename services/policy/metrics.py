@@ -9,6 +9,7 @@ DECISIONS = Counter("skeldir_policy_decisions", "Tasks decided, by verdict and r
 SHADOWED = Counter("skeldir_policy_shadowed", "Tasks that a quota in shadow mode would have blocked.", ["unit"])
 DOWNGRADED = Counter("skeldir_policy_downgraded", "Tasks moved to a cheaper model.", ["mode"])
 PARKED = Gauge("skeldir_policy_parked", "Tasks held back until an outcome is known.", ["partition"])
+AHEAD = Gauge("skeldir_policy_ahead", "1: decides no more until executors catch up.", ["partition"])
 TURN_SIZE = Histogram("skeldir_policy_turn_size", "Entries of one turn.", buckets=(1, 5, 20, 50, 100, 250, 500, 1000))
 COMMIT_SECONDS = Histogram("skeldir_policy_commit_seconds", "Time of one atomic commit.")
 LEADS = Gauge("skeldir_policy_partitions_led", "Partitions this process is the writer of.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from uuid import UUID
 
 import structlog
@@ -13,10 +14,11 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from services.policy import store
+from services.policy.ahead import Ahead
 from services.policy.commit import commands
 from services.policy.desk import AccountKey, Changes, Desk
-from services.policy.inputs import Input, Unreadable, owner_of, read
-from services.policy.metrics import COMMIT_SECONDS, DECISIONS, DOWNGRADED, PARKED, SHADOWED, TURN_SIZE
+from services.policy.inputs import PASSED_OVER, Input, Unreadable, owner_of, read
+from services.policy.metrics import AHEAD, COMMIT_SECONDS, DECISIONS, DOWNGRADED, PARKED, SHADOWED, TURN_SIZE
 from services.policy.rules.idempotency import TaskRecord
 from services.policy.spans import record_turn
 from services.policy.state import Circumstances, PolicyConfig
@@ -33,18 +35,19 @@ from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
 from shared.streams.dead_letters import dead_letter
 from shared.streams.growing import Partitions
-from shared.streams.lease import Fenced, Lease
+from shared.streams.lease import Command, Fenced, Lease
 from shared.streams.read import Entry, read_after
 from shared.streams.spread import Spread
 
 # With tasks held back the writer looks up this often, so that an operator's stop reaches them too.
 PARKED_BLOCK_MS = 20
-STALE_BLOCK_MS = 50
+NO_TASKS_BLOCK_MS = 50
 # Ends alone wait so long for company. A task ends this at once, and finds what they freed; without it each event of a
 # quiet partition would be a turn of its own, beside the services that the same task needs next.
 GATHER_MS = 10
 MAX_ACCOUNTS_IN_MEMORY = 50_000
 RETRY_S = 0.1
+FAILED_S = 1.0
 INPUTS = ("tasks", "outcomes", "control")
 ENDS = (TaskSucceeded, TaskFailed, TaskBlocked, AttemptResolved, DecisionExpired)
 
@@ -76,8 +79,11 @@ class PartitionWriter:
         self._config = PolicyConfig.from_settings(settings)
         self._lease = Lease(redis, partition.lease("policy"), owner, settings.lease_ttl_ms, spread)
         self._streams = (partition.tasks, partition.outcomes)
+        self.ahead = Ahead(redis, partition, clock, settings.decision_ttl_ms)
         self._desk = Desk()
         self._positions = dict.fromkeys(INPUTS, "0-0")
+        self._moved: dict[str, str] = {}
+        """Positions that the next commit writes: nothing was to be done for what they have passed."""
         self._control_seen = ""
         self.token = 0
         self.problem: str | None = "has not tried to take its lease yet"
@@ -102,6 +108,12 @@ class PartitionWriter:
                 self.problem = f"the log cannot be reached: {error}"
                 log_.warning("lost the log", error=str(error))
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:  # a fault of ours: this partition stands still and says so, the others go on
+                self.problem = f"policy failed here: {type(error).__name__}: {error}"
+                log_.error("failed, and begins again", exc_info=error)
+                with suppress(RedisError):
+                    await self._lease.give_back()  # to a process that has no such fault, where there is one
+                await asyncio.sleep(FAILED_S)
             self.token = 0
             await asyncio.sleep(rest_ms / 1000)
 
@@ -135,13 +147,14 @@ class PartitionWriter:
         stored = await self._redis.hgetall(self._partition.policy)
         self._desk = Desk(probes=store.decode_probes(stored.get(store.PROBES.encode())))
         self._positions = {name: stored.get(name.encode(), b"0-0").decode() for name in INPUTS}
+        self._moved = {}
         waiting = await self._redis.hgetall(self._partition.parked)
         for one in _stored(waiting):
             assert isinstance(one, Input), "only what was read is held back"
             self._desk.park(owner_of(one.event), one)
         for one in _stored(await self._redis.hgetall(self._partition.aside)):
             self._desk.set_aside(one)
-        await self._fetch_accounts(
+        await self._look_up(
             {key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)}
         )
         self._control_seen = ""
@@ -150,13 +163,21 @@ class PartitionWriter:
         """Read, decide, commit."""
         stale = self._control.is_stale
         self.problem = "the control stream cannot be read: no task is decided" if stale else None
-        entries = await self._read(tasks_too=not stale)
+        ahead = not stale and await self.ahead.look()
+        AHEAD.labels(self._partition.number).set(ahead)
+        entries = await self._read(tasks_too=not stale and not ahead)
         inputs = _read(entries)
+        positions = {name: page[-1][0].decode() for name, page in entries.items()}
         control = self._control.state
         acts = [] if stale else self._acts(control)
         idle = control.position == self._control_seen or not self._desk.parked or stale
-        if not entries and not acts and idle:
+        if not inputs and not acts and idle:
             self._control_seen = self._control_seen if stale else control.position
+            if entries:
+                self._positions |= positions
+                self._moved |= positions
+            elif self._moved:
+                await self._commit(Changes(), {})
             return
         began_ns = time.time_ns()
         await self._fetch(inputs, acts)
@@ -169,7 +190,6 @@ class PartitionWriter:
                 turn.reconsider(list(self._desk.parked))
                 self._control_seen = control.position
             turn.tasks(one for one in inputs if one.stream == "tasks")
-        positions = {name: page[-1][0].decode() for name, page in entries.items()}
         if acts:
             positions["control"] = acts[-1].position
         await self._commit(turn.changes, positions)
@@ -178,7 +198,7 @@ class PartitionWriter:
 
     async def _read(self, *, tasks_too: bool) -> dict[str, list[Entry]]:
         wanted = {"outcomes": self._partition.outcomes}
-        block = STALE_BLOCK_MS
+        block = NO_TASKS_BLOCK_MS
         if tasks_too:
             wanted["tasks"] = self._partition.tasks
             block = PARKED_BLOCK_MS if self._desk.parked else BLOCK_MS
@@ -211,7 +231,7 @@ class PartitionWriter:
         """Load the accounts, holds and records that these inputs concern and that are not in memory."""
         accounts: set[AccountKey] = set()
         reconciled = [act.decision_id for act in acts if isinstance(act, Reconciliation)]
-        holds = {decision_id for decision_id in reconciled if decision_id not in self._desk.holds}
+        holds: set[UUID] = set()
         records: set[UUID] = set()
         again = [one for act in acts if isinstance(act, LetterReturned) for one in self._desk.with_letter(act)]
         for one in (*inputs, *again):
@@ -223,48 +243,52 @@ class PartitionWriter:
                 records.add(data.task.task_id)
             elif isinstance(data, ENDS) and data.decision_id is not None and data.decision_id not in self._desk.holds:
                 holds.add(data.decision_id)
-        await self._fetch_holds(holds)
-        for decision_id in reconciled:
-            if (hold := self._desk.holds.get(decision_id)) is not None:
-                accounts.update(_accounts_of(hold.tenant_id, hold.user_id))
-        await self._fetch_accounts(accounts)
-        self._desk.records = await self._records(records)
+        if reconciled:
+            await self._look_up(holds={one for one in reconciled if one not in self._desk.holds})
+            found = [hold for one in reconciled if (hold := self._desk.holds.get(one)) is not None]
+            accounts.update(key for hold in found for key in _accounts_of(hold.tenant_id, hold.user_id))
+        self._desk.records = await self._look_up(accounts, holds, records)
 
-    async def _fetch_holds(self, wanted: set[UUID]) -> None:
-        if not wanted:
-            return
-        order = list(wanted)
-        found = await self._redis.hmget(self._partition.reservations, [str(one) for one in order])
-        holds = {one: store.decode_hold(raw) for one, raw in zip(order, found, strict=True) if raw is not None}
-        self._desk.holds.update({one: hold for one, hold in holds.items() if self._is_home_of(hold.tenant_id)})
+    async def _look_up(
+        self, accounts: Collection[AccountKey] = (), holds: Collection[UUID] = (), records: Collection[UUID] = ()
+    ) -> dict[UUID, TaskRecord]:
+        """Load these accounts and holds into memory, in one round trip; the records."""
+        missing, ids, tasks = self._missing(accounts), list(holds), list(records)
+        commands: list[Command] = [
+            ("HMGET", self._partition.task(task_id), "fingerprint", "state") for task_id in tasks
+        ]
+        if missing:
+            commands.append(("MGET", *(self._partition.account(*key) for key in missing)))
+        if ids:
+            commands.append(("HMGET", self._partition.reservations, *map(str, ids)))
+        if not commands:
+            return {}
+        replies = await self._redis.together(commands)
+        for reply in replies:
+            if isinstance(reply, RedisError):
+                raise reply
+        if ids:
+            found = [(one, store.decode_hold(raw)) for one, raw in zip(ids, replies.pop(), strict=True) if raw]
+            self._desk.holds.update((one, hold) for one, hold in found if self._is_home_of(hold.tenant_id))
+        if missing:
+            self._desk.accounts.update(zip(missing, map(store.decode_account, replies.pop()), strict=True))
+        return {
+            task_id: TaskRecord(*(value.decode() if value is not None else None for value in reply))
+            for task_id, reply in zip(tasks, replies, strict=True)
+        }
+
+    def _missing(self, wanted: Collection[AccountKey]) -> list[AccountKey]:
+        """Those that are not in memory. Where it would hold too many, all are forgotten but these, and what waits."""
+        missing = [key for key in wanted if key not in self._desk.accounts]
+        if len(self._desk.accounts) + len(missing) <= MAX_ACCOUNTS_IN_MEMORY:
+            return missing
+        self._desk.accounts = {key: value for key, value in self._desk.accounts.items() if key in wanted}
+        parked = {key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)}
+        return [key for key in {*wanted, *parked} if key not in self._desk.accounts]
 
     def _is_home_of(self, tenant_id: UUID) -> bool:
         """False for a tenant that went to another partition when the log grew: what is left of it here is a copy."""
         return self._partitions is None or partition_of(tenant_id, self._partitions.number) == self._partition.number
-
-    async def _fetch_accounts(self, wanted: set[AccountKey]) -> None:
-        missing = [key for key in wanted if key not in self._desk.accounts]
-        if len(self._desk.accounts) + len(missing) > MAX_ACCOUNTS_IN_MEMORY:
-            self._desk.accounts = {key: value for key, value in self._desk.accounts.items() if key in wanted}
-            parked = {key for owner in self._desk.parked for key in _accounts_of(owner.tenant_id, owner.user_id)}
-            missing = [key for key in wanted | parked if key not in self._desk.accounts]
-        if missing:
-            found = await self._redis.mget([self._partition.account(*key) for key in missing])
-            self._desk.accounts.update(zip(missing, map(store.decode_account, found), strict=True))
-
-    async def _records(self, wanted: set[UUID]) -> dict[UUID, TaskRecord]:
-        if not wanted:
-            return {}
-        order = list(wanted)
-        wanted_fields = [("HMGET", self._partition.task(task_id), "fingerprint", "state") for task_id in order]
-        replies = await self._redis.together(wanted_fields)
-        for reply in replies:
-            if isinstance(reply, RedisError):
-                raise reply
-        return {
-            task_id: TaskRecord(*(value.decode() if value is not None else None for value in reply))
-            for task_id, reply in zip(order, replies, strict=True)
-        }
 
     async def _commit(self, changes: Changes, positions: dict[str, str]) -> None:
         if changes.dead and await self._lease.renew() != self.token:
@@ -273,10 +297,12 @@ class PartitionWriter:
         for one, reason in changes.dead:
             origin = self._partition.tasks if one.stream == "tasks" else self._partition.outcomes
             await self._redis.execute_command(*dead_letter(origin, one.entry_id, _fields(one), reason))
+        positions = self._moved | positions
         batch, keys = commands(self._partition, changes, positions, self._settings.result_ttl_seconds * 1000)
         with COMMIT_SECONDS.time():
             await self._lease.commit(self.token, batch, keys)
-        self._positions.update(positions)
+        self._positions |= positions
+        self._moved = {}
 
     def _count(self, changes: Changes, size: int) -> None:
         TURN_SIZE.observe(size)
@@ -284,6 +310,7 @@ class PartitionWriter:
         decided: Counter[tuple[str, str]] = Counter()
         for event in changes.events:
             if isinstance(event.data, TaskAllowed):
+                self.ahead.added()
                 decided["allowed", ""] += 1
                 for one in event.data.shadowed:
                     SHADOWED.labels(one.unit).inc()
@@ -302,6 +329,7 @@ def _read(entries: dict[str, list[Entry]]) -> list[Input | Unreadable]:
         read("tasks" if name == "tasks" else "outcomes", entry_id.decode(), fields.get(b"data"))
         for name, page in entries.items()
         for entry_id, fields in page
+        if fields.get(b"type") not in PASSED_OVER
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from services.policy import budget, meters
 from services.policy.state import NO_MONEY, Account, Book, Circumstances, Hold, Meter
@@ -63,9 +63,10 @@ def _quotas(before: Account, after: Account, hold: Hold, now: Circumstances) -> 
             )
 
 
-def _percents(before: int, after: int, cap: int | None) -> Iterator[int]:
-    if cap:
-        yield from (percent for percent in PERCENTS if before * 100 < cap * percent <= after * 100)
+def _percents(before: int, after: int, cap: int | None) -> Sequence[int]:
+    if not cap or after * 100 < cap * PERCENTS[0]:  # nearly always
+        return ()
+    return [percent for percent in PERCENTS if before * 100 < cap * percent <= after * 100]
 
 
 def _spent(account: Account, window: str, start: str) -> int:

@@ -61,13 +61,10 @@ class Turn:
     def act(self, acts: Iterable[Act]) -> None:
         """Carry operators' orders out. What they are about may be gone, or never have been: that changes nothing."""
         for act in acts:
-            match act:
-                case Reconciliation():
-                    self._reconcile(act)
-                case LetterReturned():
-                    self._return(act)
-                case _:
-                    assert_never(act)
+            try:
+                self._carry_out(act)
+            except Exception as error:  # an order that cannot be carried out stops nobody: what it is about stays held
+                log.error("order not carried out", position=act.position, exc_info=error)
 
     def tasks(self, inputs: Iterable[Input | Unreadable]) -> None:
         """Decide each task that is new, behind those of the same user that already wait."""
@@ -90,13 +87,22 @@ class Turn:
         for owner in owners:
             while owner in self._desk.parked:
                 first = self._desk.parked[owner][0]
-                if not self._decide(first, _task_of(first), owner):
+                if not self._decide_or_block(first, _task_of(first), owner):
                     break
                 self._desk.unpark(owner)
                 if first.key in self.changes.parked:
                     del self.changes.parked[first.key]
                 else:
                     self.changes.unparked.append(first.key)
+
+    def _carry_out(self, act: Act) -> None:
+        match act:
+            case Reconciliation():
+                self._reconcile(act)
+            case LetterReturned():
+                self._return(act)
+            case _:
+                assert_never(act)
 
     def _reconcile(self, found: Reconciliation) -> None:
         """End the reservation of an uncertain attempt that an operator has looked up."""
@@ -106,9 +112,9 @@ class Turn:
         owner = Owner(hold.tenant_id, hold.user_id)
         resolved = reconciled(found, hold.task, hold.user_id, self._now.now_ms)
         assert isinstance(resolved.data, AttemptResolved), "made so"
-        self.changes.events.append(resolved)
         book = self._desk.book(owner)
         decided = decide_end(book, hold, resolved.data, self._now)
+        self.changes.events.append(resolved)
         self._apply(resolved, owner, book, decided)
         self._set_hold(hold.reservation_id, decided.hold)
 
@@ -146,12 +152,8 @@ class Turn:
     def _admit(self, one: Input, task: Task) -> None:
         owner = owner_of(one.event)
         self._desk.records[task.task_id] = TaskRecord(task.fingerprint, "decided")
-        try:
-            if owner in self._desk.parked or not self._decide(one, task, owner):
-                self._park(one, task, owner)
-        except Exception as error:  # a poison entry stops nobody, and its task still gets its end
-            self._poison(one, error)
-            self._block(one, task, owner, BlockReason.POLICY_ERROR, "the rules failed on this task")
+        if owner in self._desk.parked or not self._decide_or_block(one, task, owner):
+            self._park(one, task, owner)
 
     def _end(self, one: Input, owner: Owner, end: End) -> bool:
         """True when a reservation ended. A second end of the same one is a repeat, and changes nothing."""
@@ -165,9 +167,18 @@ class Turn:
         decided = decide_end(book, hold, end, self._now)
         self._apply(one.event, owner, book, decided)
         self._set_hold(hold.reservation_id, decided.hold)
-        if isinstance(end, DecisionExpired) and not self._decide(one, end.task, owner):
+        if isinstance(end, DecisionExpired) and not self._decide_or_block(one, end.task, owner):
             self._park(one, end.task, owner)
         return True
+
+    def _decide_or_block(self, one: Input, task: Task, owner: Owner) -> bool:
+        """As `_decide`, whenever it is asked: a task that the rules fail on stops nobody, and still gets its end."""
+        try:
+            return self._decide(one, task, owner)
+        except Exception as error:
+            self._poison(one, error)
+            self._block(one, task, owner, BlockReason.POLICY_ERROR, "the rules failed on this task")
+            return True
 
     def _decide(self, one: Input, task: Task, owner: Owner) -> bool:
         """False when the task has to wait."""

@@ -7,12 +7,13 @@ that an operator can publish one by hand from any language. The entry's id is it
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import orjson
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
@@ -26,7 +27,7 @@ from pydantic import (
 from shared.events.bounds import BoundsSet, BoundsUnset
 from shared.events.decisions import BreakerState
 from shared.events.downgrades import DowngradeSet, DowngradeUnset
-from shared.events.envelope import NAMESPACE
+from shared.events.envelope import NAMESPACE, named_id
 from shared.events.order import Order, Reason
 from shared.events.partitions import PartitionsSet
 from shared.events.prices import Rate
@@ -37,6 +38,19 @@ from shared.events.webhooks import WebhookRemoved, WebhookSet
 from shared.money import from_cents
 from shared.partitions import CONTROL
 
+FIRST_MOMENT = datetime(1, 1, 1, tzinfo=UTC)
+LAST_MOMENT = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def _in_the_calendar(moment: datetime) -> datetime:
+    """The moment, or the first or last that can be told in UTC: by its offset it may lie beyond, and its last fraction
+    of a second may round up to there. What was ordered so holds for ever; it is not refused, since an order that is in
+    the stream already must go on holding."""
+    return min(max(moment, FIRST_MOMENT), LAST_MOMENT)
+
+
+Moment = Annotated[AwareDatetime, AfterValidator(_in_the_calendar)]
+
 
 class KillSwitchEngaged(Order):
     """No call starts in this scope, from now until it is released or `until` has passed."""
@@ -45,7 +59,7 @@ class KillSwitchEngaged(Order):
     type: Literal["kill_switch.engaged"] = "kill_switch.engaged"
 
     scope: Scope = Scope()
-    until: AwareDatetime | None = None
+    until: Moment | None = None
 
 
 class KillSwitchReleased(Order):
@@ -76,7 +90,7 @@ class ShutoffEngaged(_UserScoped):
     event_type: ClassVar[str] = "shutoff.engaged"
     type: Literal["shutoff.engaged"] = "shutoff.engaged"
 
-    until: AwareDatetime | None = None
+    until: Moment | None = None
     minutes: float | None = Field(None, gt=0, le=60 * 24 * 366)
 
     @model_validator(mode="after")
@@ -249,7 +263,7 @@ class KeyCreated(Order):
     tenant_id: UUID
     user_id: UUID | None = None
     role: Literal["producer", "operator", "auditor"]
-    until: AwareDatetime | None = None
+    until: Moment | None = None
 
 
 class KeyRevoked(Order):
@@ -260,7 +274,7 @@ class KeyRevoked(Order):
 
     reason: Reason = "key revoked"
     key_id: str
-    until: AwareDatetime | None = None
+    until: Moment | None = None
 
 
 class AttemptReconciled(Order):
@@ -331,7 +345,7 @@ class ProviderBreakerChanged(_OfModel):
     state: BreakerState
     previous: BreakerState
     version: int = Field(ge=1, description="Grows by one with each change of this breaker.")
-    until: AwareDatetime | None = Field(None, description="While open: when it is to be half-open.")
+    until: Moment | None = Field(None, description="While open: when it is to be half-open.")
     openings: int = Field(0, ge=0, description="Openings in a row without closing; the open time grows with them.")
     probes: int = Field(0, ge=0, description="While half-open: calls a partition may let through in one open time.")
     figures: BreakerFigures = BreakerFigures()
@@ -396,7 +410,8 @@ def first_problem(error: ValidationError) -> str:
     """The first complaint of a validation error, as one line that names the place."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
+    problem = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {problem}" if place else problem
 
 
 def entry_ms(entry_id: bytes | str) -> int:
@@ -407,7 +422,7 @@ def entry_ms(entry_id: bytes | str) -> int:
 
 def control_event_id(entry_id: str) -> UUID:
     """The event id of a control entry, which has no envelope."""
-    return uuid5(NAMESPACE, f"{CONTROL}/{entry_id}")
+    return named_id(NAMESPACE, f"{CONTROL}/{entry_id}")
 
 
 def to_ms(moment: datetime) -> int:

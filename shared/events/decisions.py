@@ -12,7 +12,7 @@ from shared.events.envelope import Payload
 from shared.events.prices import Prices
 from shared.events.quotas import MeterReading, QuotaBalance, Unit, Window
 from shared.events.tasks import Task, TaskRef
-from shared.money import Nanocents
+from shared.money import Nanocents, NanocentSum
 
 
 class BlockReason(StrEnum):
@@ -50,8 +50,8 @@ class Balance(BaseModel):
     scope: Literal["user", "tenant"]
     window: Literal["hour", "month"]
     window_start: str = Field(description="`2026-11-23T16` or `2026-11`, UTC.")
-    spent: Nanocents
-    reserved: Nanocents
+    spent: NanocentSum
+    reserved: NanocentSum
     cap: int | None = Field(None, description="Nanocents; None where nothing bounds this scope.")
     calls: int = Field(description="Calls settled in this window.")
     version: int
@@ -184,7 +184,7 @@ class ShutoffTripped(Payload):
 
     hour: str
     threshold: Nanocents
-    spent: Nanocents
+    spent: NanocentSum
     until_ms: int
     version: int
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from shared.events import decisions, outcomes, tasks
 from shared.events.control import first_problem
-from shared.events.envelope import SCHEMA_PREFIX, Envelope, Payload
+from shared.events.envelope import SCHEMA_PREFIX, Envelope, Payload, schema_name
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -46,14 +46,17 @@ class Registry:
         raw = _loaded(data)
         payload = self._payload_type(raw)
         try:
-            typed = _typed(payload, raw.get("data"))
-            return Envelope.__pydantic_validator__.validate_python({**raw, "data": typed})  # type: ignore[no-any-return]
+            raw["data"] = _typed(payload, raw.get("data"))
+            return Envelope.__pydantic_validator__.validate_python(raw)  # type: ignore[no-any-return]
         except ValidationError as error:
             raise UndecodableEvent(f"{raw['type']}: {first_problem(error)}") from error
 
     def payload(self, data: bytes | str | None) -> Payload:
         """The payload alone, for who knows the rest of the envelope already. Raises UndecodableEvent."""
-        raw = _loaded(data)
+        return self.payload_of(_loaded(data))
+
+    def payload_of(self, raw: dict[str, Any]) -> Payload:
+        """The payload of an event whose JSON was read already. Raises UndecodableEvent."""
         payload = self._payload_type(raw)
         try:
             return _typed(payload, raw.get("data"))
@@ -66,6 +69,8 @@ class Registry:
         payload = self._payloads.get(event_type) if isinstance(event_type, str) else None
         if payload is None:
             raise UndecodableEvent(f"unknown event type {event_type!r}")
+        if raw.get("dataschema") == schema_name(payload.event_type, payload.schema_version):
+            return payload
         schema = str(raw.get("dataschema", ""))
         name, _, version_text = schema.removeprefix(SCHEMA_PREFIX).rpartition(":")
         if name != event_type or not version_text.isdecimal():

@@ -10,10 +10,19 @@ from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from shared.events import completion
 from shared.events.decisions import TaskBlocked
-from shared.events.envelope import Envelope
+from shared.events.envelope import Envelope, Payload
 from shared.events.outcomes import TaskFailed, TaskSucceeded
 from shared.events.tasks import TaskType
 from shared.money import to_cents
+
+WHAT_TO_DO = {
+    "provider_error:MissingCredentials": "the executor has no key of this provider: see docs/providers.md, or ask for "
+    "stub:model, which needs none",
+    "unknown_provider": "a model is named provider:model; GET /v1/models lists some, docs/providers.md says which "
+    "providers there are",
+    "unpriced": "what it costs cannot be bounded: docs/providers.md says what can be, and how to set a price",
+}
+"""Of refusals and failures that whoever asks, or runs the system, can do something about."""
 
 
 def _number(cents: Decimal) -> int | float:
@@ -72,7 +81,11 @@ END_EVENTS = frozenset({TaskBlocked.event_type, TaskSucceeded.event_type, TaskFa
 
 def result_of(event: Envelope) -> TaskResult:
     """The result that an end event (`END_EVENTS`) stands for."""
-    end = event.data
+    return result_from(event.data, event.correlationid)
+
+
+def result_from(end: Payload, correlation_id: str | None) -> TaskResult:
+    """The result that an end stands for."""
     detail: dict[str, Any]
     if isinstance(end, TaskBlocked):
         status, detail = "blocked", {"blocked_reason": end.reason}
@@ -90,14 +103,14 @@ def result_of(event: Envelope) -> TaskResult:
             "chunks": 0 if end.was_cached else end.response_metadata.get("chunks", 0),
         }
     else:
-        raise TypeError(f"{event.type} does not end a task")
+        raise TypeError(f"{end.event_type} does not end a task")
     task = end.task
     return TaskResult.model_validate(
         {
             "task_id": task.task_id,
             "api_call_id": task.task_id,
             "request_id": task.request_id,
-            "correlation_id": event.correlationid,
+            "correlation_id": correlation_id,
             "task_type": task.task_type,
             "status": status,
             "model": task.model,

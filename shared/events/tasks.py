@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 from enum import StrEnum
 from typing import Any, ClassVar, Literal
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.events.envelope import NAMESPACE, Payload
+from shared.events.envelope import NAMESPACE, Payload, named_id
 from shared.money import Nanocents
 
 
@@ -87,7 +87,7 @@ class TaskSubmitted(Payload):
 
 def task_id_of(tenant_id: UUID, task_type: TaskType, request_id: str) -> UUID:
     """The id of the task, and of its ledger row: a function of `(tenant, endpoint, request_id)`."""
-    return uuid5(NAMESPACE, f"{tenant_id}/{task_type.endpoint}/{request_id}")
+    return named_id(NAMESPACE, f"{tenant_id}/{task_type.endpoint}/{request_id}")
 
 
 def fingerprint_of(user_id: UUID, body: dict[str, Any]) -> str:

@@ -8,13 +8,14 @@ stands below goes a shorter way to the library's own connections and parsers.
 from __future__ import annotations
 
 import asyncio
-import math
+import socket
 from collections.abc import AsyncIterator, Hashable, Iterable, Sequence
+from hashlib import sha1
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import hiredis
-from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -22,6 +23,7 @@ from redis.driver_info import DriverInfo
 from redis.exceptions import (
     ClusterDownError,
     MasterDownError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     ResponseError,
@@ -32,9 +34,8 @@ from redis.exceptions import TimeoutError as NoReply
 from redis.maint_notifications import MaintNotificationsConfig
 
 from shared.streams.address import several_servers
-
-if TYPE_CHECKING:
-    from redis.commands.core import AsyncScript
+from shared.streams.read import entries_by_stream
+from shared.streams.wire import Wire
 
 # Longer than any BLOCK we use, shorter than a person's patience: a dead peer is noticed within it.
 SOCKET_TIMEOUT_S = 5.0
@@ -44,9 +45,6 @@ NAMES = 1000
 FOLLOWS = ("skeldir", "2")
 # To one server. A service has a few for each partition that it works on, and the log may grow.
 MAX_CONNECTIONS = 1280
-# So much may wait to be sent before a command waits for it: below that the transport does not ask us to.
-UNSENT_BYTES = 32 * 1024
-
 
 # What the server says while it, or who takes over from it, is not ready yet.
 PASSING = (
@@ -72,15 +70,43 @@ class DirectConnection(Connection):
     Python 3.12 that also forgets a cancellation that arrives when the write is just done, and a worker told to stop
     would go on reading for ever."""
 
+    async def replies(self, number: int) -> list[Any]:
+        """The next so many; of a command that was refused its ResponseError. Raises NoReply, ConnectionLost."""
+        wire: Any = self._reader
+        if wire is None:
+            raise ConnectionLost("the connection to the log server is closed")
+        wire.within(SOCKET_TIMEOUT_S)
+        try:
+            return [await self._parser.read_response() for _ in range(number)]
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise NoReply("timeout reading from the log server") from None
+        except OSError as error:
+            await self.disconnect(nowait=True)
+            raise ConnectionLost(f"cannot read from the log server: {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)  # replies may be left in it
+            raise
+        finally:
+            wire.within(None)
+
+    async def read_response(self, disable_decoding: bool = False, timeout: float | None = None, **options: Any) -> Any:
+        if timeout is not None or options:  # for a subscriber, who waits as long as it likes
+            return await super().read_response(disable_decoding, timeout, **options)
+        (reply,) = await self.replies(1)
+        if isinstance(reply, ResponseError):
+            raise reply
+        return reply
+
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
         if not self.is_connected:
             await self.connect_check_health(check_health=False)
-        writer = self._writer
+        wire: Any = self._writer
         try:
-            writer.writelines([command.encode()] if isinstance(command, str) else command)
-            if writer.transport.get_write_buffer_size() > UNSENT_BYTES:
+            wire.writelines([command.encode()] if isinstance(command, str) else command)
+            if wire.is_full:
                 async with asyncio.timeout(SOCKET_TIMEOUT_S):
-                    await writer.drain()
+                    await wire.drain()
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise NoReply("timeout writing to the log server") from None
@@ -98,9 +124,34 @@ class DirectConnection(Connection):
         packed: bytes = hiredis.pack_command(args)
         return [packed]
 
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(self.socket_connect_timeout):
+            wire = await self._open(loop)
+        self._reader = self._writer = wire
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> Wire:
+        _, wire = await loop.create_connection(lambda: Wire(loop), **self._connection_arguments())
+        found = wire.get_extra_info("socket")
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in self.socket_keepalive_options.items():
+            found.setsockopt(socket.IPPROTO_TCP, option, value)
+        return wire
+
 
 class DirectTLSConnection(DirectConnection, SSLConnection):
     """The same, encrypted."""
+
+
+class DirectLocalConnection(DirectConnection, UnixDomainSocketConnection):
+    """The same, on this machine, by a socket that has a path."""
+
+    def _host_error(self) -> str:
+        return str(self.path)
+
+    async def _open(self, loop: asyncio.AbstractEventLoop) -> Wire:
+        _, wire = await loop.create_unix_connection(lambda: Wire(loop), self.path)
+        return wire
 
 
 class DirectPool(ConnectionPool):
@@ -108,11 +159,13 @@ class DirectPool(ConnectionPool):
 
     plain: type[Connection] = DirectConnection
     encrypted: type[Connection] = DirectTLSConnection
+    local: type[Connection] = DirectLocalConnection
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:
         connection = self.get_available_connection()
         try:
-            await self.ensure_connection(connection)
+            if not connection.is_connected or await connection.can_read():
+                await self.ensure_connection(connection)
         except BaseException:
             await self.release(connection)
             raise
@@ -124,13 +177,21 @@ class DirectPool(ConnectionPool):
 
 
 class LogClient(Redis):
-    """A client that never repeats a command by itself: a silent retry of an append would leave two entries."""
+    """A client that never repeats a command by itself: a silent retry of an append would leave two entries.
+
+    Its replies are redis-py's; to XREAD and XREADGROUP they are `entries_by_stream`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("XREAD", "XREADGROUP"):
+            self.set_response_callback(name, entries_by_stream)
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         pool = self.connection_pool
         connection = await pool.get_connection()
         try:
-            await connection.send_command(*args)
+            await connection.send_packed_command(connection.pack_command(*args))
             return await self.parse_response(connection, args[0], **options)
         finally:
             await pool.release(connection)
@@ -144,14 +205,8 @@ class LogClient(Redis):
         connection = await pool.get_connection()
         try:
             await connection.send_packed_command([part for one in commands for part in connection.pack_command(*one)])
-            async with asyncio.timeout(SOCKET_TIMEOUT_S):  # one for all: the library would make one for each
-                return [await self._reply(connection, one[0]) for one in commands]
-        except TimeoutError:
-            await connection.disconnect(nowait=True)
-            raise NoReply("timeout reading from the log server") from None
-        except BaseException:
-            await connection.disconnect(nowait=True)  # replies may be left in it
-            raise
+            replies = await connection.replies(len(commands))
+            return [self._read(one[0], reply) for one, reply in zip(commands, replies, strict=True)]
         finally:
             await pool.release(connection)
 
@@ -180,13 +235,18 @@ class LogClient(Redis):
         """For sharded channels that are where this one is."""
         return self.pubsub()
 
-    async def _reply(self, connection: Any, name: Any) -> Any:
-        try:
-            reply = await connection.read_response(timeout=math.inf)
-        except ResponseError as error:
-            return error
+    def _read(self, name: Any, reply: Any) -> Any:
+        """As redis-py gives the reply to that command."""
         read = self.response_callbacks.get(name)
-        return reply if read is None else read(reply)
+        return reply if read is None or isinstance(reply, ResponseError) else read(reply)
+
+
+def replicas_wanted(url: str, min_replicas: int | None) -> int:
+    """How many replicas must have an append before it counts. None: one, where another server may take over, else none.
+
+    Raises InvalidAddress.
+    """
+    return int(several_servers(url) is not None) if min_replicas is None else min_replicas
 
 
 def connect(
@@ -194,7 +254,7 @@ def connect(
 ) -> LogClient:
     """A client of the log: on one server, a cluster, or behind sentinels, as the URL says (see `address.py`).
 
-    An append counts once `min_replicas` have it; None: one, where another server may take over, else none.
+    An append counts once `min_replicas` have it (`replicas_wanted`).
     `max_connections` are to each server. Raises InvalidAddress.
     """
     from shared.streams import cluster, replicated, sentinel  # here, since they are made of what stands above
@@ -204,7 +264,7 @@ def connect(
         return replicated.client(pool, wanted) if wanted else LogClient.from_pool(pool)
 
     address = several_servers(url)
-    wanted = int(address is not None) if min_replicas is None else min_replicas
+    wanted = replicas_wanted(url, min_replicas)
     if address is None:
         return server(url)
     if address.kind == "cluster":
@@ -220,7 +280,6 @@ def connect(
 def _pool(url: str, pool_class: type[DirectPool], options: dict[str, Any]) -> DirectPool:
     pool: DirectPool = pool_class.from_url(
         url,
-        connection_class=pool_class.encrypted if url.startswith("rediss:") else pool_class.plain,
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         socket_keepalive=True,
@@ -232,11 +291,33 @@ def _pool(url: str, pool_class: type[DirectPool], options: dict[str, Any]) -> Di
         maint_notifications_config=MaintNotificationsConfig(enabled=False),
         **options,
     )
+    kinds = {"rediss": pool_class.encrypted, "unix": pool_class.local}  # given as an option, the URL's own would win
+    pool.connection_class = kinds.get(url.partition(":")[0], pool_class.plain)
     return pool
 
 
-def script(redis: Redis, package: str, name: str) -> AsyncScript:
+class Script:
+    """A server-side script. A server that does not know it has not run it: it is told what it is, and asked again."""
+
+    def __init__(self, redis: Redis, source: str) -> None:
+        self._redis = redis
+        self.source = source
+        self.sha = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[Any] = ()) -> Any:
+        """Its reply. Raises RedisError; after a lost connection it may or may not have run."""
+        command = self.command(keys, args)
+        try:
+            return await self._redis.execute_command(*command)
+        except NoScriptError:
+            await self._redis.script_load(self.source)
+            return await self._redis.execute_command(*command)
+
+    def command(self, keys: Sequence[str], args: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """The command that runs it, where the server knows it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *args)
+
+
+def script(redis: Redis, package: str, name: str) -> Script:
     """The server-side script `name`.lua that lies in `package`."""
-    source = resources.files(package).joinpath(f"{name}.lua").read_text()
-    registered: Any = redis.register_script(source)
-    return registered
+    return Script(redis, resources.files(package).joinpath(f"{name}.lua").read_text())

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from shared.streams.connection import script
-from shared.streams.read import Entry, entries_by_stream
+from shared.streams.read import Entry
 
 CLAIM_PAGE = 100
 # XAUTOCLAIM looks at ten times its count and stops there: so many looks pass over those that are still young.
@@ -52,7 +52,7 @@ class ConsumerGroup:
         To be worked off after a lost connection: a delivery whose reply was lost is among them, and nobody knows it.
         An entry that was trimmed meanwhile comes with no fields; it is to be acknowledged.
         """
-        return [(entry_id, fields or {}) for entry_id, fields in await self._read(after, count, None)]
+        return await self._read(after, count, None)
 
     async def claim(self, idle_ms: int, count: int = CLAIM_PAGE) -> list[Entry]:
         """Take over up to `count` deliveries that were not touched for `idle_ms`; references to trimmed ones go."""
@@ -112,14 +112,24 @@ class ConsumerGroup:
         return int(await self._leave(keys=[self._stream], args=[self._group, "", silent_ms]))
 
     async def _read(self, after: str, count: int, block_ms: int | None) -> list[Entry]:
+        waits = () if block_ms is None else ("BLOCK", block_ms)
         try:
-            reply: Any = await self._redis.xreadgroup(
-                self._group, self._consumer, {self._stream: after}, count=count, block=block_ms
+            found: dict[str, list[Entry]] = await self._redis.execute_command(
+                "XREADGROUP",
+                "GROUP",
+                self._group,
+                self._consumer,
+                "COUNT",
+                count,
+                *waits,
+                "STREAMS",
+                self._stream,
+                after,
             )
         except ResponseError as error:
             await self._made_again(error)
             return []
-        return entries_by_stream(reply).get(self._stream, [])
+        return found.get(self._stream, [])
 
     async def _made_again(self, error: ResponseError) -> None:
         """Make the group anew if that was the matter; else raise."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.streams.connection import script
+from shared.streams.connection import LogClient, script
 from shared.streams.spread import Spread
 
 RENEWALS = 4
@@ -32,7 +32,8 @@ class Fenced(Exception):
 class Lease:
     """The lease `key`, wanted by `owner`. `spread`: it is one of some that several processes share."""
 
-    def __init__(self, redis: Redis, key: str, owner: str, ttl_ms: int, spread: Spread | None = None) -> None:
+    def __init__(self, redis: LogClient, key: str, owner: str, ttl_ms: int, spread: Spread | None = None) -> None:
+        self._redis = redis
         self._spread = spread
         self._key = key
         self._owner = owner
@@ -56,6 +57,23 @@ class Lease:
     async def renew(self) -> int:
         """Hold on. The token: another one than before, or 0, when the lease was lost in between."""
         return int(await self._lease(keys=[self._key], args=[self._owner, self._ttl_ms, "renew"]))
+
+    async def read(self, token: int, command: Command) -> Any:
+        """The reply to a command that reads beside the lease, once replicas have what it read.
+
+        The renewal behind it, on the same connection, waits for them as every write does (`replicated.py`). Else what
+        was read could be lost with its server, and something else be there in its place.
+
+        Raises Fenced where the lease was lost; RedisError also where too few replicas have it.
+        """
+        renewal = self._lease.command([self._key], [self._owner, self._ttl_ms, "renew"])
+        found, held = await self._redis.together([command, renewal])
+        for reply in (held, found):
+            if isinstance(reply, Exception):
+                raise reply
+        if held != token:
+            raise Fenced("the lease went to another worker")
+        return found
 
     async def keep(self, token: int) -> None:
         """Renew it, until a process that has fewer is to have it. Raises Fenced when it is lost."""

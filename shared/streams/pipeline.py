@@ -6,15 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from shared.streams.connection import LogClient
+from shared.streams.connection import LogClient, Script
 from shared.streams.lease import Word
-
-if TYPE_CHECKING:
-    from redis.commands.core import AsyncScript
 
 MAX_BATCH = 256
 
@@ -22,7 +19,7 @@ MAX_BATCH = 256
 @dataclass(slots=True, eq=False)
 class _Call:
     words: tuple[Word, ...]
-    script: AsyncScript | None
+    script: Script | None
     reply: asyncio.Future[Any]
 
 
@@ -34,7 +31,7 @@ class ScriptPipeline:
         # One for each server: who waits for a server that hangs keeps nobody from the others.
         self._lanes: dict[Hashable, _Lane] = {}
 
-    async def run(self, script: AsyncScript, keys: list[str], args: list[Word]) -> Any:
+    async def run(self, script: Script, keys: list[str], args: list[Word]) -> Any:
         """The script's reply. Raises RedisError; after a lost connection the script may or may not have run."""
         return await self._join(("EVALSHA", script.sha, len(keys), *keys, *args), script)
 
@@ -42,7 +39,7 @@ class ScriptPipeline:
         """The command's reply, as the client library reads it. Raises as `run`."""
         return await self._join(words, None)
 
-    async def _join(self, words: tuple[Word, ...], script: AsyncScript | None) -> Any:
+    async def _join(self, words: tuple[Word, ...], script: Script | None) -> Any:
         home = self._redis.home_of(words)
         lane = self._lanes.get(home)
         if lane is None:
@@ -91,4 +88,4 @@ class _Lane:
 
     async def _teach(self, calls: list[_Call]) -> None:
         for script in {call.script.sha: call.script for call in calls if call.script is not None}.values():
-            await self._redis.script_load(script.script)
+            await self._redis.script_load(script.source)

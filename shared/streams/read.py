@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 
-from shared.streams.connection import LogClient
+if TYPE_CHECKING:
+    from shared.streams.connection import LogClient
 
 Entry = tuple[bytes, dict[bytes, bytes]]
 
@@ -18,9 +19,14 @@ async def read_after(
     redis: Redis, after: Mapping[str, str], count: int, block_ms: int | None
 ) -> dict[str, list[Entry]]:
     """Up to `count` entries of each stream that come after the given ids; waits `block_ms` for the first one."""
-    streams: Any = dict(after)
-    reply: Any = await redis.xread(streams, count=count, block=block_ms)
-    return entries_by_stream(reply)
+    waits = () if block_ms is None else ("BLOCK", block_ms)
+    found: dict[str, list[Entry]] = await redis.execute_command(*xread(after, count, *waits))
+    return found
+
+
+def xread(after: Mapping[str, str], count: int, *options: str | int) -> tuple[str | int, ...]:
+    """The command by which that is read."""
+    return ("XREAD", "COUNT", count, *options, "STREAMS", *after, *after.values())
 
 
 class WideReader:
@@ -65,12 +71,10 @@ class WideReader:
 
 
 def entries_by_stream(reply: Any) -> dict[str, list[Entry]]:
-    """An XREAD or XREADGROUP reply as a mapping. redis-py gives pairs under RESP2, and lists in lists under RESP3."""
-    if not reply:
-        return {}
-    pairs = reply.items() if isinstance(reply, dict) else reply
-    found: dict[str, list[Entry]] = {}
-    for name, pages in pairs:
-        nested = bool(pages) and isinstance(pages[0], list)
-        found[name.decode()] = [entry for page in pages for entry in page] if nested else list(pages)
-    return found
+    """A reply to XREAD or XREADGROUP: a map under RESP3, else pairs. A trimmed entry of one's own has no fields."""
+    pairs = reply.items() if isinstance(reply, dict) else reply or ()
+    return {name.decode(): [(entry_id, _fields(words)) for entry_id, words in page] for name, page in pairs}
+
+
+def _fields(words: list[bytes] | None) -> dict[bytes, bytes]:
+    return dict(zip(words[::2], words[1::2], strict=True)) if words else {}

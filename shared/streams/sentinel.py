@@ -65,12 +65,12 @@ class _Followed(DirectConnection):
         if role[0] not in (b"master", b"primary"):
             raise ConnectionLost("the sentinels name a server as the primary that is a replica")
 
-    async def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return await super().read_response(*args, **options)
-        except ReadOnlyError as error:
+    async def replies(self, number: int) -> list[Any]:
+        found = await super().replies(number)
+        if any(isinstance(one, ReadOnlyError) for one in found):
             await self.disconnect(nowait=True)
-            raise ConnectionLost("the server was the primary, and is none any more") from error
+            raise ConnectionLost("the server was the primary, and is none any more")
+        return found
 
 
 class _FollowedTLS(_Followed, DirectTLSConnection):

@@ -7,10 +7,12 @@ system itself reads: numbers, yes-or-no settings, the model's name and the bound
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 import orjson
+from pydantic import BaseModel
 
 from shared.texts.cipher import DataKey, decrypt, encrypt, key_of
 
@@ -35,11 +37,18 @@ def outline(value: Any, names: frozenset[str] = _NAMES_KEPT) -> dict[str, Any] |
     }
 
 
-def has_texts(data: object) -> bool:
-    """Whether an event's data (decoded) has a text to hide."""
-    if getattr(getattr(data, "task", None), "prompt", None):
+def has_texts(payload: BaseModel) -> bool:
+    """Whether an event's payload has a text to hide."""
+    names, has_task = _members(type(payload))
+    if any(getattr(payload, name) for name in names):
         return True
-    return any(getattr(data, name, None) for name in (*TEXTS, *TREES))
+    return has_task and bool(getattr(payload.task, "prompt", None))  # type: ignore[attr-defined]
+
+
+@cache
+def _members(kind: type[BaseModel]) -> tuple[tuple[str, ...], bool]:
+    """Which texts such a payload may have, and whether it is about a task: to ask for what it cannot have is dear."""
+    return tuple(name for name in (*TEXTS, *TREES) if name in kind.model_fields), "task" in kind.model_fields
 
 
 def encrypted(payload: dict[str, Any], key: DataKey) -> dict[str, Any]:

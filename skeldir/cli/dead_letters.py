@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Annotated, Any
 
 import asyncpg
 import typer
 from redis.asyncio import Redis
 from rich.markup import escape
-from rich.table import Table
 
 from services.ledger import skipped
 from shared.partitions import CONTROL, DEAD_LETTERS, INBOX
 from shared.settings import Settings
 from skeldir.cli import set_aside
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, with_redis
+from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, table_by, with_redis
 from skeldir.cli.control import append
 
 app = typer.Typer(help="What could not be processed, with its origin, its bytes and the reason.", no_args_is_help=True)
@@ -42,7 +42,7 @@ def list_(
     if not rows:
         out.print("no dead letters")
         return
-    table = Table("id", "origin", "reason")
+    table = table_by("id", "origin", "reason")
     for row in rows:
         table.add_row(row["id"], row["origin"], escape(row["reason"]))
     out.print(table)
@@ -69,7 +69,7 @@ def show(letter: Letter, as_json: Json = False) -> None:
 def retry(letter: Letter, as_json: Json = False) -> None:
     """Put one back where it came from; of an inner stream, with those of the same task that wait behind it."""
     fields = with_redis(lambda redis, _: _letter(redis, letter))
-    origin, entry_id = fields[b"origin"].decode(), fields[b"entry_id"].decode()
+    origin, entry_id = _came_from(letter, fields)
     if origin in DOORS:
         _say(
             as_json,
@@ -94,11 +94,19 @@ def discard(letter: Letter, as_json: Json = False) -> None:
     """Give one up for good, and take in what waits behind it. The ledger keeps that it was there."""
     fields = with_redis(lambda redis, _: _letter(redis, letter))
     try:
-        said = _order("dead_letter.discarded", letter, fields[b"origin"].decode(), fields[b"entry_id"].decode())
+        said = _order("dead_letter.discarded", letter, *_came_from(letter, fields))
     except CommandError:  # nobody keeps it: its letter is all there is
         with_redis(lambda redis, _: redis.xdel(DEAD_LETTERS, letter))
         said = "is discarded"
     _say(as_json, letter, "discarded", said)
+
+
+def _came_from(letter: str, fields: dict[bytes, bytes]) -> tuple[str, str]:
+    """Its origin, and its entry there. Raises CommandError for one that no service has written."""
+    try:
+        return fields[b"origin"].decode(), fields[b"entry_id"].decode()
+    except (KeyError, UnicodeDecodeError) as error:
+        raise CommandError(f"{letter} does not say where it came from: it can only be discarded") from error
 
 
 async def _put_back(redis: Redis, letter: str, fields: dict[bytes, bytes]) -> str:
@@ -145,8 +153,7 @@ def _say(as_json: bool, letter: str, status: str, said: str) -> None:
 
 
 async def _letter(redis: Redis, letter: str) -> dict[bytes, bytes]:
-    parts = letter.split("-")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+    if not re.fullmatch(r"[0-9]{1,19}-[0-9]{1,19}", letter):
         raise CommandError(f"an id looks like 1795000000000-0, not {letter!r}")
     found = await redis.xrange(DEAD_LETTERS, min=letter, max=letter)
     if not found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import asyncpg
@@ -12,8 +12,6 @@ import httpx
 import typer
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
-from rich.markup import escape
-from rich.table import Table
 
 from services.gateway.capacity import is_full
 from services.ledger import migrate
@@ -21,7 +19,7 @@ from services.ledger.continuity import Standing
 from services.ledger.lag import lags
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.settings import Settings
-from shared.streams.connection import connect
+from shared.streams.connection import LogClient, connect, replicas_wanted
 from shared.streams.partition_count import WrongCount, look, recorded
 from skeldir.cli.context import (
     CommandError,
@@ -33,40 +31,27 @@ from skeldir.cli.context import (
     print_json,
     redis_url,
 )
+from skeldir.cli.findings import Finding, judged, summed_up, table
 from skeldir.restoring.survey import ADVICE, how_it_stands
 from skeldir.running import Running
 
 # As the alert rules have them (`deploy/prometheus/alerts.yaml`): SkeldirReaderBehind, SkeldirWorkStuck.
 BEHIND_S = 30.0
+# So far behind, executors are what policy may be waiting for (`services/policy/ahead.py`).
+WAITED_FOR_S = 10.0
 HELD_S = 300.0
 SKEW_BOUND_MS = 500
 
-RUNBOOKS = "docs/runbooks/"
 SERVERS = "first-traffic.md#the-servers"
 ROLES = "first-traffic.md#the-roles"
 CAPACITY = "capacity.md"
 PARTITIONS = "capacity.md#more-partitions"
 UPGRADE = "upgrade.md"
 RESTORE = "restore.md"
+AWAY = "incidents.md#a-log-server-is-away"
 STALLED = "incidents.md#a-consumer-is-stalled"
 LETTERS = "incidents.md#dead-letters"
 SEPARATION = "incidents.md#row-level-security-is-in-doubt"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at. Where it is not well: what to do, and the page that says how, step by step."""
-
-    check: str
-    ok: bool
-    found: str
-    advice: str = ""
-    runbook: str = ""
-
-
-def judged(check: str, ok: bool, found: str, advice: str, runbook: str) -> Finding:
-    """A finding; where all is well there is nothing to do."""
-    return Finding(check, ok, found) if ok else Finding(check, ok, found, advice, f"{RUNBOOKS}{runbook}")
 
 
 def doctor(as_json: Json = False) -> None:
@@ -76,11 +61,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         print_json({"ok": all(one.ok for one in findings), "checks": [asdict(one) for one in findings]})
     else:
-        table = Table("", "check", "found", "what to do")
-        for one in findings:
-            todo = escape(one.advice) + (f"\n[bold]{one.runbook}[/bold]" if one.runbook else "")
-            table.add_row("[green]ok[/green]" if one.ok else "[red]!![/red]", one.check, escape(one.found), todo)
-        out.print(table)
+        out.print(table(summed_up(findings)))
     raise typer.Exit(0 if all(one.ok for one in findings) else 1)
 
 
@@ -92,12 +73,14 @@ async def _examine(settings: Settings) -> list[Finding]:
     except CommandError as error:
         return [judged("system", False, str(error), "start `skeldir up`", SERVERS)]
     try:
+        # First what each server says by itself: one that is away is not to hide what the others say.
+        findings += await _servers(redis, replicas_wanted(redis_url(settings), settings.min_replicas))
         settings, said = await _count(redis, settings)
-        findings += [*await _log(redis, settings), said]
+        findings += [said, *await _log(redis, settings)]
         findings += await _log_and_books(redis, settings)
     except (RedisError, OSError) as error:
         advice = "check SKELDIR_REDIS_URL and that the server runs"
-        findings.append(judged("log server", False, str(error), advice, SERVERS))
+        findings.append(judged("log server", False, str(error), advice, AWAY))
     finally:
         await redis.aclose()
     findings += await _database(settings)
@@ -123,16 +106,17 @@ async def _count(redis: Redis, settings: Settings) -> tuple[Settings, Finding]:
     return settings.model_copy(update={"partitions": number}), said
 
 
-async def _log(redis: Redis, settings: Settings) -> list[Finding]:
+async def _servers(redis: LogClient, min_replicas: int) -> list[Finding]:
+    return [finding for info in await redis.on_every_server("INFO") for finding in _server(info, min_replicas)]
+
+
+async def _log(redis: LogClient, settings: Settings) -> list[Finding]:
     seconds, micro = await redis.time()
     now_ms = seconds * 1000 + micro // 1000
     skew_ms = abs(time.time() * 1000 - now_ms)
     follow = "services follow the server's clock; mend NTP all the same"
     letters = await redis.xlen(DEAD_LETTERS)
-    wanted = 1 if settings.min_replicas is None else settings.min_replicas
-    servers = await redis.on_every_server("INFO")
     return [
-        *(finding for info in servers for finding in _server(info, wanted)),
         judged("clock", skew_ms < SKEW_BOUND_MS, f"{skew_ms:.0f} ms from this machine's", follow, SERVERS),
         await _durability(redis, settings),
         judged("dead letters", letters == 0, str(letters), "look: skeldir dead-letters list", LETTERS),
@@ -141,38 +125,40 @@ async def _log(redis: Redis, settings: Settings) -> list[Finding]:
 
 
 def _server(info: dict[str, Any], min_replicas: int) -> list[Finding]:
-    """What one of the log's servers says of itself; `min_replicas` that it has to have, where it has any."""
+    """What one of the log's servers says of itself; `min_replicas` that it has to have."""
     version = str(info.get("valkey_version") or info.get("redis_version"))
     policy, aof = str(info.get("maxmemory_policy")), bool(info.get("aof_enabled"))
     replicas = int(info.get("connected_slaves", 0))
-    several = bool(info.get("cluster_enabled")) or replicas > 0
     fewer = f"appends wait for {min_replicas} (SKELDIR_MIN_REPLICAS): bring the replicas back"
     never = "set maxmemory-policy noeviction: policy's state must never be evicted"
     forgets = "set appendonly yes: without it a restart forgets"
     return [
         Finding("log server", True, f"{info.get('server_name', 'redis')} {version}, port {info.get('tcp_port')}"),
-        judged("replicas", not several or replicas >= min_replicas, str(replicas), fewer, SERVERS),
+        judged("replicas", replicas >= min_replicas, str(replicas), fewer, AWAY),
         judged("eviction", policy == "noeviction", policy, never, SERVERS),
         judged("append-only file", aof, "on" if aof else "off", forgets, SERVERS),
         _memory(info),
     ]
 
 
-async def _durability(redis: Redis, settings: Settings) -> Finding:
-    """Whether the server writes to the disk as often as is configured. Only some users may ask it."""
+async def _durability(redis: LogClient, settings: Settings) -> Finding:
+    """Whether each server writes to the disk as often as is configured. Only some users may ask it."""
     if settings.durability == "fsync":
         wanted: tuple[str, ...] = ("always",)
     else:
         # The embedded server writes before it answers, and its guardian syncs (`skeldir/embedded/valkey.py`).
         wanted = ("everysec", "always") if settings.redis_url else ("no", "always")
     try:
-        given = str((await redis.config_get("appendfsync"))["appendfsync"])
+        given = {str(one["appendfsync"]) for one in await redis.on_every_server("CONFIG GET", "appendfsync")}
     except ResponseError:
         known_enough = settings.durability != "fsync"
         advice = "SKELDIR_DURABILITY is fsync: ask who runs the server for appendfsync always"
         return judged("durability", known_enough, "not known: this user may not ask", advice, SERVERS)
     advice = f"SKELDIR_DURABILITY is {settings.durability}: set appendfsync {wanted[0]}"
-    return judged("durability", given in wanted, f"appendfsync {given}", advice, SERVERS)
+    found = f"appendfsync {', '.join(sorted(given))}"
+    if given == {"no"} and "no" in wanted:
+        found += "; its guardian syncs, twice a second"
+    return judged("durability", given <= set(wanted), found, advice, SERVERS)
 
 
 def _memory(info: dict[str, Any]) -> Finding:
@@ -196,24 +182,28 @@ async def _writer(redis: Redis, partition: Partition, now_ms: int) -> Finding:
     owner = lease.get(b"owner", b"nobody").decode() if lease else "nobody"
     advice = "no policy service leads it: start one (`serve policy`)"
     found = owner if led or not lease else f"{owner}, until {(now_ms - int(lease[b'expires_ms'])) / 1000:.0f} s ago"
-    return judged(f"partition {partition.number} writer", led, found, advice, STALLED)
+    return judged(f"partition {partition.number} writer", led, found, advice, STALLED, of="writer")
 
 
 def _readers(lag: dict[str, Any]) -> list[Finding]:
     """How long each reader of a partition has left its oldest entry unread, and executors theirs without an end."""
     name = f"partition {lag['partition']}"
     advice = {
-        "policy": "policy is behind: look at its log, or add one",
+        "policy": "policy is behind: look at its log, or add one"
+        if lag["executor_s"] < WAITED_FOR_S
+        else "policy waits for the executors, which are behind: it decides no further ahead of them",
         "executor": "the executors are behind: look at their logs, add one, or raise their concurrency",
         "ledger": "the ledger is behind: what dashboards show is that old; look at its log, and at the database",
     }
-    found = [
-        judged(f"{name} {who}", lag[f"{who}_s"] < BEHIND_S, f"{lag[f'{who}_s']:.1f} s behind", what, STALLED)
-        for who, what in advice.items()
-    ]
+    found = []
+    for who, what in advice.items():
+        late = lag[f"{who}_s"]
+        behind = f"{late:.1f} s behind"
+        found.append(judged(f"{name} {who}", late < BEHIND_S, behind, what, STALLED, of=who, seconds=late))
     held = f"{lag['in_flight']} decisions, the oldest for {lag['oldest_s']:.1f} s"
     stuck = "an executor holds a decision and does not end it: look at its log, or restart it"
-    return [*found, judged(f"{name} held", lag["oldest_s"] < HELD_S, held, stuck, STALLED)]
+    oldest = lag["oldest_s"]
+    return [*found, judged(f"{name} held", oldest < HELD_S, held, stuck, STALLED, of="held", seconds=oldest)]
 
 
 async def _log_and_books(redis: Redis, settings: Settings) -> list[Finding]:

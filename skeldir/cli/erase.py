@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -26,16 +27,24 @@ WAIT_S = 30.0
 LOOK_S = 0.1
 
 
+def at_terminal() -> bool:
+    """Whether there is somebody who can be asked."""
+    return sys.stdin.isatty()
+
+
 def erase(
     tenant: Annotated[str, typer.Option(help="The user's tenant.")],
     user: Annotated[str, typer.Option(help="Whose prompts and answers.")],
     reason: Annotated[str, typer.Option(help="Why; it is recorded.")] = "texts erased",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask, at a terminal, whether it is meant.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a user's texts unreadable for ever. Money, times and decisions stay. Exit 1 where plain texts are left."""
     tenant_id, user_id = uuid(tenant, "--tenant"), uuid(user, "--user")
     assert tenant_id is not None and user_id is not None, "the options are required"
     url = database_url(load_settings(), "admin_database_url")
+    if not yes and at_terminal():
+        typer.confirm(f"Nobody can read what user {user_id} asked and was answered ever again. Erase it?", abort=True)
     scope = {"tenant_id": str(tenant_id), "user_id": str(user_id)}
     entry_id = append({"type": "texts.erased", "scope": scope, "reason": reason})
     done = _until_done(url, control_event_id(entry_id), tenant_id, user_id)

@@ -10,13 +10,23 @@ from uuid import UUID
 import orjson
 import typer
 from redis.asyncio import Redis
-from rich.table import Table
 
 from shared.control_state import Key
 from shared.events.control import KeyRevoked
 from shared.partitions import CONTROL
 from shared.settings import Settings
-from skeldir.cli.context import CommandError, Json, actor, out, print_json, uuid, with_redis
+from skeldir.cli.context import (
+    CENTURY_DAYS,
+    CENTURY_MINUTES,
+    CommandError,
+    Json,
+    actor,
+    out,
+    print_json,
+    table_by,
+    uuid,
+    with_redis,
+)
 from skeldir.cli.control import control_state
 from skeldir.keys import new_secret, publish_key
 
@@ -36,7 +46,9 @@ def create(
     tenant: Annotated[str, typer.Option(help="The tenant's id.")],
     role: Annotated[Role, typer.Option(help="What it may do.")],
     user: Annotated[str | None, typer.Option(help="The only user it may act for.")] = None,
-    days: Annotated[float | None, typer.Option(min=0, help="It ends by itself after so long.")] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, max=CENTURY_DAYS, help="It ends by itself after so long.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key and show it, once."""
@@ -54,7 +66,9 @@ def create(
 @app.command()
 def rotate(
     key_id: Annotated[str, typer.Argument(help="The old key's id, as `key list` shows it.")],
-    overlap_minutes: Annotated[float, typer.Option(min=0, help="How long the old key still works.")] = 60,
+    overlap_minutes: Annotated[
+        float, typer.Option(min=0, max=CENTURY_MINUTES, help="How long the old key still works.")
+    ] = 60,
     as_json: Json = False,
 ) -> None:
     """Make a new key of the same tenant, user and role; the old one ends after the overlap."""
@@ -129,7 +143,7 @@ def list_(
     if as_json:
         print_json(orjson.loads(orjson.dumps(rows)))
         return
-    table = Table("key", "role", "tenant", "user", "by", "since", "until")
+    table = table_by("key", "role", "tenant", "user", "by", "since", "until")
     for row in rows:
         table.add_row(*(str(value or "") for value in row.values()))
     out.print(table)

@@ -1,4 +1,4 @@
-"""`ledger rebuild`, `ledger verify` and what is done with keys. `ledger archive` is in `archive.py`."""
+"""`ledger rebuild`, `ledger verify` and what is done with keys. What is done with the archive is in `archive.py`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from rich.table import Table
 
 from services.ledger.chain.audit import ChainReport, verify_chains
-from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem, read_public
+from services.ledger.chain.seal import UnusableKey, new_key, public_pem, read_public
 from services.ledger.erasure import rewrap
 from services.ledger.history.allowed_before import CLOCK_MARGIN_MS
 from services.ledger.history.reading import Bounds, HistoryReport, names, verify_history
 from services.ledger.rebuild import rebuild
 from services.ledger.verify import CHECKS, FILES, SAME_ROWS, VerifyReport, verify
 from shared.garbage import collect_less
-from skeldir.cli.archive import archive_
-from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, progress, run
-from skeldir.cli.context import CommandError, Json, find_running, load_settings, out, print_json
+from skeldir.cli.archive import archive_, unarchive_
+from skeldir.cli.books import ArchiveDir, PublicKeys, archive_dir, as_owner, progress, public_keys, run
+from skeldir.cli.context import CENTURY_MINUTES, CommandError, Json, load_settings, out, print_json
 from skeldir.cli.master_key import master_keys
 from skeldir.private_file import write_private
-from skeldir.running import SEAL_PUBLIC_KEY
 
 app = typer.Typer(help="The books: rebuild the projections, verify the balances.", no_args_is_help=True)
 app.command("archive")(archive_)
+app.command("unarchive")(unarchive_)
 
 
 @app.command("rebuild")
@@ -50,11 +49,11 @@ def verify_(
     history: Annotated[bool, typer.Option("--history", help="Also check the history: every event, in order.")] = False,
     partial: Annotated[bool, typer.Option(help="The books begin in the middle: their beginning is gone.")] = False,
     stop_bound_ms: Annotated[int, typer.Option(min=0, help="How long after a kill switch a call may start.")] = 0,
-    pending_minutes: Annotated[float, typer.Option(min=0, help="A task pending for longer is a finding.")] = 60.0,
+    pending_minutes: Annotated[
+        float, typer.Option(min=0, max=CENTURY_MINUTES, help="A task pending for longer is a finding.")
+    ] = 60.0,
     chain: Annotated[bool, typer.Option(help="Check each event's place in its chain, and the seals.")] = True,
-    public_key: Annotated[
-        list[Path] | None, typer.Option(help="Whose seals count (PEM). Default: this system's.")
-    ] = None,
+    public_key: PublicKeys = None,
     resume: Annotated[
         Path | None,
         typer.Option(help="Keeps in this file how far the chains were checked; another run goes on from there."),
@@ -65,7 +64,7 @@ def verify_(
     """Check that the books balance. Exit 1 where they do not."""
     collect_less()
     checks = (*CHECKS, SAME_ROWS) if history else CHECKS
-    keys, folder = _public_keys(public_key), archive_dir(archive)
+    keys, folder = public_keys(public_key), archive_dir(archive)
     with progress() as told:
         report = run(verify(as_owner(), checks, told, archive=folder, keys=keys))
     checked: HistoryReport | None = None
@@ -110,20 +109,6 @@ def seal_key(
         if not file.exists():
             write_private(file, new_key())
         typer.echo(public_pem(read_public(file)), nl=False)
-    except (UnusableKey, OSError) as error:
-        raise CommandError(str(error)) from error
-
-
-def _public_keys(files: list[Path] | None) -> dict[str, Ed25519PublicKey]:
-    """By their ids: of the files; else the key by which the ledger of these settings, or of what runs here, seals."""
-    settings = load_settings()
-    if not files:
-        found = find_running(settings)
-        folder = Path(found.data_dir) if found is not None else settings.data_dir
-        likely = settings.seal_key_file or folder / SEAL_PUBLIC_KEY
-        files = [likely] if likely.exists() else []
-    try:
-        return {key_id(key): key for key in map(read_public, files)}
     except (UnusableKey, OSError) as error:
         raise CommandError(str(error)) from error
 

@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import asyncpg
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from services.ledger.uncertain import uncertain
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json
+from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, table_by
 from skeldir.cli.control import append
 
 WAIT_S = 10.0
@@ -77,7 +76,7 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         out.print("no attempt is uncertain")
         return
-    table = Table("request", "tenant", "user", "model", "ended as", "held, cents", "since")
+    table = table_by("request", "tenant", "user", "model", "ended as", "held, cents", "since")
     for row in rows:
         model = f"{row['provider']}:{row['model']}"
         shown = (

@@ -9,13 +9,12 @@ from typing import Annotated, TypeVar
 
 import asyncpg
 import typer
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.table import Table
 
 from services.ledger.archive.record import ArchiveProblem
 from shared.settings import Settings
-from shared.streams.connection import connect
+from shared.streams.connection import LogClient, connect
 from shared.streams.partition_count import WrongCount, look
 from skeldir.cli.books import ArchiveDir, archive_dir
 from skeldir.cli.context import (
@@ -38,7 +37,7 @@ T = TypeVar("T")
 
 app = typer.Typer(help="After a loss of the log, or of the books.", no_args_is_help=True)
 
-Work = Callable[[Redis, str, Settings], Awaitable[T]]
+Work = Callable[[LogClient, str, Settings], Awaitable[T]]
 
 
 @app.command("log")
@@ -72,7 +71,7 @@ def gap_(
     """What neither the log nor the restored books have. With a reason: the books go on behind it, and say so."""
     accepted_by = None if reason is None else f"{actor()}: {reason}"
 
-    async def gaps(redis: Redis, url: str, settings: Settings) -> list[gap.Gap]:
+    async def gaps(redis: LogClient, url: str, settings: Settings) -> list[gap.Gap]:
         return await gap.gaps(redis, url, accepted_by, all_of(await look(redis, settings)))
 
     found = _run(gaps)
@@ -124,7 +123,7 @@ def _on_embedded(settings: Settings, work: Work[T]) -> T:
 
 
 async def _on(log_url: str, books_url: str, settings: Settings, work: Work[T]) -> T:
-    redis = connect(log_url, client_name="skeldir-restore")
+    redis = connect(log_url, client_name="skeldir-restore", min_replicas=settings.min_replicas)
     try:
         return await work(redis, books_url, settings)
     finally:

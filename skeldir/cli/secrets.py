@@ -46,6 +46,7 @@ def secrets(
             _write(folder / service / "master-key", master)
         _write(folder / "ledger" / "seal-key.pem", seal)
         _write(folder / "migrate" / "SKELDIR_ADMIN_DATABASE_URL", postgres_url("skeldir_owner"))
+        _write(folder / "archive" / "SKELDIR_ADMIN_DATABASE_URL", postgres_url("skeldir_owner"))
         _write(folder / "operator" / "SKELDIR_REDIS_URL", redis_url("operator"))
         _write(folder / "operator" / "SKELDIR_DATABASE_URL", postgres_url("app_user"))
         _write(folder / "restore" / "SKELDIR_REDIS_URL", redis_url("admin"))

@@ -45,7 +45,9 @@ class Service(StrEnum):
 
 
 def up(
-    data: Annotated[Path | None, typer.Option(help="Where state is kept between runs.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Where state is kept between runs. Default: SKELDIR_DATA_DIR, else .skeldir.")
+    ] = None,
     ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once everything is ready.")] = None,
 ) -> None:
     """Embedded servers (or yours) and all services, until Ctrl-C."""
@@ -69,7 +71,10 @@ async def _up(system: System) -> None:
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
-            _show(starting.result())
+            try:
+                _show(starting.result())
+            except (OSError, RedisError) as error:  # a folder that cannot be written, a log that does not answer
+                raise CommandError(f"it did not come up: {error}") from error
             await system.watch(stop)
         else:
             starting.cancel()
@@ -78,14 +83,13 @@ async def _up(system: System) -> None:
     except (UpFailed, ServerFailed) as error:
         raise CommandError(str(error)) from error
     finally:
-        out.print("[dim]stopping[/dim]")
+        if stop.is_set():
+            out.print("[dim]stopping[/dim]")
         await system.stop()
 
 
 def _show(facts: Running) -> None:
     table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(overflow="fold")  # an address that is cut is of no use
     table.add_row("gateway", facts.gateway_url)
     table.add_row("", f"{facts.gateway_url}/docs")
     table.add_row("ledger", facts.ledger_url)
@@ -94,8 +98,8 @@ def _show(facts: Running) -> None:
     table.add_row("user", str(facts.user_id))
     table.add_row("key", facts.api_key)
     table.add_row("operator key", facts.operator_key)
-    table.add_row("psql", facts.database_url)
     out.print(Panel(table, title="Skeldir is up", subtitle="Ctrl-C stops it", expand=False))
+    out.print(f"psql {facts.database_url}", soft_wrap=True, markup=False, highlight=False)  # to copy: in one piece
 
 
 def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> None:

@@ -1,17 +1,17 @@
-"""`state`: limits, breakers and switches as policy saw them at a moment that is over."""
+"""`state`: limits, breakers and switches as policy saw them, now or at a moment that is over."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from shared.events.envelope import at as time_of
 from shared.money import to_cents
 from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, run
-from skeldir.cli.context import Json, out, print_json, uuid
+from skeldir.cli.context import Json, out, print_json, scope_words, table_by, uuid
 from skeldir.cli.replay import moment
 from skeldir.past import Past, state_at
 
@@ -19,14 +19,14 @@ Row = dict[str, Any]
 
 
 def state(
-    at: Annotated[str, typer.Option(help="When: ISO 8601, UTC.")],
+    at: Annotated[str | None, typer.Option(help="When: ISO 8601, UTC. Default: now.")] = None,
     tenant: Annotated[str | None, typer.Option(help="One tenant's, and what is for everybody.")] = None,
     archive: ArchiveDir = None,
     as_json: Json = False,
 ) -> None:
-    """Limits, breakers and switches as policy saw them then."""
-    at_ms = moment(at, "--at")
-    assert at_ms is not None, "it is not optional"
+    """Limits, breakers and switches as policy sees them now, or saw them at a moment."""
+    at_ms = moment(at or datetime.now(UTC).isoformat(), "--at")
+    assert at_ms is not None, "there is always a time"
     found = run(state_at(as_owner(), at_ms, uuid(tenant, "--tenant"), archive=archive_dir(archive)))
     rows = _rows(found)
     if as_json:
@@ -36,11 +36,18 @@ def state(
         if not lines:
             out.print(f"{name.replace('_', ' ')}: none")
             continue
-        table = Table(*lines[0], title=name.replace("_", " "))
+        table = table_by(*(head.replace("_", " ") for head in lines[0]), title=name.replace("_", " "))
         for line in lines:
-            table.add_row(*("" if value is None else escape(str(value)) for value in line.values()))
+            table.add_row(*(escape(_cell(value)) for value in line.values()))
         out.print(table)
     out.print(f"after the order {found.control.position}; limits that no operator had set are settings, and no events")
+
+
+def _cell(value: Any) -> str:
+    """A value for a person: a scope as its options would be, and nothing where there is nothing."""
+    if isinstance(value, dict):
+        return scope_words(value)
+    return "" if value is None else str(value)
 
 
 def _rows(found: Past) -> dict[str, list[Row]]:

@@ -40,17 +40,25 @@ def statement(
     if as_json:
         print_json({**statements.as_record(found), "files": [str(file) for file in files]})
         return
-    table = Table("user", "model", "calls", "cents", title=f"{month}, tenant {tenant_id}", show_footer=True)
+    if not found.lines:
+        out.print(f"no calls in {month} of tenant {tenant_id}", soft_wrap=True)
+    else:
+        _show(found, f"{month}, tenant {tenant_id}")
+    if found.held_cents:
+        out.print(f"held for calls that have not ended, and not part of the sum: {cell(found.held_cents)} cents")
+    for file in files:
+        out.print(str(file), soft_wrap=True)
+
+
+def _show(found: statements.Statement, title: str) -> None:
+    table = Table("user", "model", "calls", "cents", title=title, show_footer=True)
+    table.columns[0].footer = "total"
     table.columns[2].footer, table.columns[3].footer = str(found.calls), cell(found.cost_cents)
     for column in table.columns[2:]:
         column.justify = "right"
     for line in found.lines:
         table.add_row(str(line.user_id), escape(line.model), str(line.calls), cell(line.cost_cents))
     out.print(table)
-    if found.held_cents:
-        out.print(f"held for calls that have not ended, and not part of the sum: {cell(found.held_cents)} cents")
-    for file in files:
-        out.print(str(file), soft_wrap=True)
 
 
 def _month(text: str) -> date:

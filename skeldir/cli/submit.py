@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from rich.table import Table
 
 from services.gateway.submission import Invalid, parse
-from shared.events.results import TaskResult
+from shared.events.results import WHAT_TO_DO, TaskResult
 from shared.events.tasks import task_id_of
 from shared.partitions import INBOX, partition_for
 from shared.settings import Settings
@@ -26,6 +26,7 @@ from skeldir.cli.context import (
     load_settings,
     out,
     print_json,
+    redis_url,
     same_server,
     uuid,
     with_redis,
@@ -37,7 +38,7 @@ LOOK_S = 0.05
 def submit(
     task_type: Annotated[str, typer.Argument(metavar="TYPE", help="route, explanation, investigation, ...")],
     prompt: Annotated[str, typer.Option(help="A JSON object, or @FILE.")],
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the result.")] = 0.0,
+    wait: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds to wait for the result.")] = 0.0,
     request_id: Annotated[str | None, typer.Option(help="Your own id; the same id gives the same answer.")] = None,
     max_cost_cents: Annotated[str | None, typer.Option(help="The most it may cost.")] = None,
     tenant: Annotated[str | None, typer.Option(help="The tenant (inbox only: a key names its own).")] = None,
@@ -59,11 +60,16 @@ def submit(
         found = None  # another system than the one that is configured
     url = settings.gateway_url or (found.gateway_url if found else None)
     key = settings.api_key.get_secret_value() if settings.api_key else (found.api_key if found else None)
-    result = _over_http(url, key, body, wait) if url and key else _by_inbox(task, tenant, wait)
+    if url and key:
+        if uuid(tenant, "--tenant") not in (None, found and found.tenant_id):
+            raise CommandError("--tenant is for the inbox: a key names its own tenant, so leave it out")
+        result = _over_http(url, key, body, wait)
+    else:
+        result = _by_inbox(task, tenant, wait)
     if as_json:
         print_json(result)
     else:
-        _show(result)
+        _show(result, found.ledger_url if found and url == found.gateway_url else None)
     raise typer.Exit(1 if result["status"] in ("blocked", "failed") else 0)
 
 
@@ -85,6 +91,7 @@ def _over_http(url: str, key: str, body: bytes, wait: float) -> dict[str, Any]:
 def _by_inbox(task: dict[str, Any], tenant: str | None, wait: float) -> dict[str, Any]:
     tenant_id = uuid(tenant, "--tenant")
     if tenant_id is None or "user_id" not in task:
+        redis_url(load_settings())  # where nothing runs, that is what to say
         raise CommandError("without a gateway key the task goes to the inbox: give --tenant and --user")
 
     async def append(redis: Redis, settings: Settings) -> dict[str, Any]:
@@ -117,14 +124,17 @@ def _prompt(text: str) -> dict[str, Any]:
     try:
         source = Path(text[1:]).read_bytes() if text.startswith("@") else text.encode()
         prompt = orjson.loads(source)
-    except (OSError, orjson.JSONDecodeError) as error:
-        raise CommandError(f"--prompt is a JSON object, or @FILE: {error}") from error
+    except OSError as error:
+        raise CommandError(f"--prompt names the file {text[1:]!r}: {error.strerror}") from error
+    except orjson.JSONDecodeError as error:
+        raise CommandError(f'--prompt is a JSON object, as \'{{"text": "Hello"}}\', or @FILE: {error}') from error
     if not isinstance(prompt, dict):
         raise CommandError("--prompt is a JSON object")
     return prompt
 
 
-def _show(result: dict[str, Any]) -> None:
+def _show(result: dict[str, Any], ledger_url: str | None) -> None:
+    """The result; of one that gave no answer also where its reason is told in full, if a console is known."""
     table = Table.grid(padding=(0, 2))
     for name, value in result.items():
         if name == "usage":
@@ -132,4 +142,8 @@ def _show(result: dict[str, Any]) -> None:
                 table.add_row(part, str(amount))
         elif value not in (None, ""):
             table.add_row(name, str(value))
+    if (advice := WHAT_TO_DO.get(str(result.get("blocked_reason") or result.get("failure_reason")))) is not None:
+        table.add_row("", advice)
     out.print(table)
+    if ledger_url and result["status"] in ("blocked", "failed"):
+        out.print(f"why: {ledger_url}/console#/requests/{result['task_id']}", soft_wrap=True)

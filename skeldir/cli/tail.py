@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated
 from uuid import UUID
@@ -65,13 +66,19 @@ def tail(
                     err.print(f"the log cannot be reached: {error}", markup=False)
                     await asyncio.sleep(RETRY_S)
                     continue
-                for stream, page in pages.items():
-                    for entry in page:
-                        _print(stream, entry, tenant_id, request, as_json)
-                    after[stream] = page[-1][0].decode()
+                for stream, entry in in_time(pages):
+                    _print(stream, entry, tenant_id, request, as_json)
+                after |= {stream: page[-1][0].decode() for stream, page in pages.items()}
 
     with suppress(asyncio.CancelledError, KeyboardInterrupt):
         with_redis(follow)
+
+
+def in_time(pages: Mapping[str, Sequence[Entry]]) -> list[tuple[str, Entry]]:
+    """What was read at once, as it happened; within a millisecond a partition's tasks before its decisions, and those
+    before its outcomes, as the streams were named."""
+    found = [(stream, entry) for stream, page in pages.items() for entry in page]
+    return sorted(found, key=lambda one: entry_ms(one[1][0]))
 
 
 def _streams(partition: Partition) -> tuple[str, str, str]:
@@ -90,6 +97,6 @@ def _print(stream: str, entry: Entry, tenant_id: UUID | None, request: str | Non
     line = Text.assemble(
         (f"{moment[:23]:23} ", "dim"),
         (f"{kind:22} ", COLOURS.get(kind, "white")),
-        f"{event_line.where(event)} {event_line.said(event)}",
+        " ".join(filter(None, (event_line.where(event), event_line.said(event)))),
     )
     out.print(line, soft_wrap=True)

@@ -19,7 +19,7 @@ def wait(
     urls: Annotated[
         list[str] | None, typer.Argument(metavar="[URL]...", help="Services. Default: gateway and ledger of `up`.")
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0, help="Give up after so long.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=0, max=86_400, help="Give up after so long.")] = 60.0,
 ) -> None:
     """Until each of them is ready. Exit 1 where one is not in time; its problems are printed."""
     problems = asyncio.run(_until_ready([_checked(url) for url in urls or _running()], seconds))

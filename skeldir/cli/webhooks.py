@@ -13,7 +13,6 @@ from uuid import uuid4
 import orjson
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from shared.control_state import Webhook
 from shared.webhook_signing import headers, secret_of, shown
@@ -25,6 +24,7 @@ from skeldir.cli.context import (
     load_settings,
     out,
     print_json,
+    table_by,
     uuid,
     with_redis,
 )
@@ -69,7 +69,10 @@ def list_(as_json: Json = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table("webhook", "tenant", "url", "events", "state", "waiting", "given up", "skipped")
+    if not rows:
+        out.print("no webhooks")
+        return
+    table = table_by("webhook", "tenant", "url", "events", "state", "waiting", "given up", "skipped")
     for row in rows:
         table.add_row(*(escape(" ".join(value) if isinstance(value, list) else str(value)) for value in row.values()))
     out.print(table)
@@ -129,7 +132,7 @@ def failures(
     if not rows:
         out.print("no failures")
         return
-    table = Table("webhook", "message", "type", "tries", "problem", "at")
+    table = table_by("webhook", "message", "type", "tries", "problem", "at")
     for row in rows:
         table.add_row(*(escape(str(value or "")) for value in row.values()))
     out.print(table)

@@ -26,10 +26,12 @@ from shared.events.envelope import Envelope
 from shared.events.results import result_of
 from shared.partitions import CONTROL, DEAD_LETTERS, Partition, partition_of
 from shared.settings import Settings
+from shared.streams.connection import LogClient
 from skeldir.restoring import reading
 from skeldir.restoring.accounts import TenantBooks, accounts
 from skeldir.restoring.count import NotNow, restore_count
 from skeldir.restoring.ends import Ended, end_of, still_to_settle
+from skeldir.restoring.step import Command, Steps, words_of
 from skeldir.restoring.survey import Survey, all_of, streams_of, survey
 
 TIMEOUT_S = 3600.0
@@ -57,7 +59,7 @@ class Report:
 
 
 async def restore(
-    redis: Redis, database_url: str, settings: Settings, *, replace: bool = False, archive: Path | None = None
+    redis: LogClient, database_url: str, settings: Settings, *, replace: bool = False, archive: Path | None = None
 ) -> Report:
     """Fill what the log has lost; `replace`: also partitions whose end was lost, in place of what they have.
 
@@ -77,9 +79,10 @@ async def restore(
             settings = settings.model_copy(update={"partitions": number})
             found = await survey(redis, connection, all_of(number))
             wanted = _wanted(found, replace)
-            report = Report(orders=await _restore_orders(redis, connection))
-            await _restore_letters(redis, connection)
-            work = _Restoration(redis, connection, settings, found, control, archive)
+            steps = Steps(redis)
+            report = Report(orders=await _restore_orders(redis, steps, connection))
+            await _restore_letters(redis, steps, connection)
+            work = _Restoration(redis, steps, connection, settings, found, control, archive)
             for number in wanted:
                 report.partitions[number] = await work.partition(number)
     finally:
@@ -87,9 +90,9 @@ async def restore(
     return report
 
 
-async def _nobody_works(redis: Redis) -> None:
-    clients: Any = await redis.client_list()
-    names = sorted({client["name"] for client in clients if client.get("name", "").startswith(SERVICES)})
+async def _nobody_works(redis: LogClient) -> None:
+    connected = [one.get("name", "") for clients in await redis.on_every_server("CLIENT LIST") for one in clients]
+    names = sorted({name for name in connected if name.startswith(SERVICES)})
     if names:
         raise NotNow(f"{names[0]} is connected to the log: stop the services first")
 
@@ -110,7 +113,7 @@ async def _control(connection: Connection) -> ControlState:
     return state
 
 
-async def _restore_orders(redis: Redis, connection: Connection) -> int:
+async def _restore_orders(redis: Redis, steps: Steps, connection: Connection) -> int:
     """The orders that the stream lacks, under their own ids: other events name them."""
     there: Any = await redis.xrange(CONTROL)
     entries = {entry_id.decode(): fields for entry_id, fields in there}
@@ -121,12 +124,12 @@ async def _restore_orders(redis: Redis, connection: Connection) -> int:
     last = max(entries, key=order_of, default="0-0")
     behind = all(order_of(entry_id) > order_of(last) for entry_id in lacking)
     to_add = lacking if behind else {**entries, **lacking}
-    async with redis.pipeline(transaction=True) as step:
-        if not behind:  # somebody has given orders on the new log: they stay, behind those of before
-            step.delete(CONTROL)
-        for entry_id in sorted(to_add, key=order_of):
-            step.xadd(CONTROL, to_add[entry_id], id=entry_id)
-        await step.execute()
+    commands: list[Command] = []
+    if not behind:  # somebody has given orders on the new log: they stay, behind those of before
+        commands.append(("DEL", CONTROL))
+    for entry_id in sorted(to_add, key=order_of):
+        commands.append(("XADD", CONTROL, entry_id, *words_of(to_add[entry_id])))
+    await steps.run([CONTROL], commands)
     return len(lacking)
 
 
@@ -135,7 +138,8 @@ class _Restoration:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: LogClient,
+        steps: Steps,
         connection: Connection,
         settings: Settings,
         found: Survey,
@@ -143,6 +147,7 @@ class _Restoration:
         archive: Path | None,
     ) -> None:
         self._redis = redis
+        self._steps = steps
         self._connection = connection
         self._settings = settings
         self._found = found
@@ -255,44 +260,41 @@ class _Restoration:
             "result": result_of(event).model_dump_json(),
             "ender": "restore",
         }
-        async with self._redis.pipeline(transaction=True) as step:
-            step.hset(key, mapping=record)
-            step.pexpire(key, self._settings.result_ttl_seconds * 1000)
-            await step.execute()
+        kept_ms = self._settings.result_ttl_seconds * 1000
+        await self._steps.run([key], [("HSET", key, *words_of(record)), ("PEXPIRE", key, kept_ms)])
 
     async def _go_on(self, partition: Partition, appended: Sequence[tuple[str, Envelope]]) -> None:
         """In one step: the streams, behind the books' end whatever the server's clock says, and policy's positions."""
         checkpoints = self._found.checkpoints
         last = {stream: (await look(self._redis, stream, "0-0")).last for stream in streams_of(partition)}
-        async with self._redis.pipeline(transaction=True) as step:
-            for stream, at in last.items():
-                if order_of(at) < order_of(self._found.floor):
-                    _begin_behind(step, stream, self._found.floor)
-            for stream, event in appended:
-                step.xadd(stream, event.to_entry())
-            positions = {name: checkpoints[getattr(partition, name)] for name in ("tasks", "outcomes")}
-            step.hset(partition.policy, mapping={**positions, "control": "0-0"})
-            await step.execute()
+        commands: list[Command] = []
+        for stream, at in last.items():
+            if order_of(at) < order_of(self._found.floor):
+                commands += _begin_behind(stream, self._found.floor)
+        commands += [("XADD", stream, "*", *words_of(event.to_entry())) for stream, event in appended]
+        positions = {name: checkpoints[getattr(partition, name)] for name in ("tasks", "outcomes")}
+        commands.append(("HSET", partition.policy, *words_of({**positions, "control": "0-0"})))
+        await self._steps.run([*last, partition.policy], commands)
 
     async def _now_ms(self) -> int:
         seconds, micro = await self._redis.time()
         return int(seconds) * 1000 + int(micro) // 1000
 
 
-async def _restore_letters(redis: Redis, connection: Connection) -> None:
+async def _restore_letters(redis: Redis, steps: Steps, connection: Connection) -> None:
     """Dead letters go on behind those that the books have, too. What waited there is in the table `dead_letters`."""
     checkpoint = (await books.positions(connection, [DEAD_LETTERS]))[DEAD_LETTERS]
     if order_of((await look(redis, DEAD_LETTERS, "0-0")).last) < order_of(checkpoint):
-        async with redis.pipeline(transaction=True) as step:
-            _begin_behind(step, DEAD_LETTERS, checkpoint)
-            await step.execute()
+        await steps.run([DEAD_LETTERS], _begin_behind(DEAD_LETTERS, checkpoint))
 
 
-def _begin_behind(step: Any, stream: str, entry_id: str) -> None:
+def _begin_behind(stream: str, entry_id: str) -> list[Command]:
     """The stream's next entry will have a higher id than this, and it counts as one that has lost nothing."""
-    step.xgroup_create(stream, "restore", id="0", mkstream=True)
-    step.xgroup_destroy(stream, "restore")
-    step.execute_command("XSETID", stream, entry_id, "ENTRIESADDED", 0, "MAXDELETEDID", "0-0")
+    return [
+        ("XGROUP", "CREATE", stream, "restore", "0", "MKSTREAM"),
+        ("XGROUP", "DESTROY", stream, "restore"),
+        ("XSETID", stream, entry_id, "ENTRIESADDED", 0, "MAXDELETEDID", "0-0"),
+    ]
 
 
 def _chunks(names: list[Any]) -> Iterator[list[Any]]:

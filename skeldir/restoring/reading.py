@@ -17,7 +17,7 @@ from shared.events.decisions import BreakerState, ReservationEnded, TaskAllowed
 from shared.events.envelope import Envelope, at
 from shared.events.quotas import MeterReading
 from shared.events.registry import EVENTS
-from shared.money import from_cents
+from shared.money import sum_from_cents
 from shared.quotas import NO_QUOTAS
 from skeldir.restoring.accounts import Balance, TenantBooks, hold_of
 
@@ -153,8 +153,8 @@ def _balance(window: Any, row: Mapping[str, Any]) -> Balance:
         window=window,
         start=row["start"],
         version=row["version"],
-        spent=from_cents(row["spent"]),
-        reserved=from_cents(row["reserved"]),
+        spent=sum_from_cents(row["spent"]),
+        reserved=sum_from_cents(row["reserved"]),
         calls=row["calls"],
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
+import psycopg
 
 from services.ledger import books
 from services.policy.decide import Owner
 from shared.partitions import partition_for
-from tests.stack import Stack
+from tests.stack import Stack, eventually
 from tests.unit.ledger.history import play
 
 MARCH = int(datetime(2025, 3, 10, tzinfo=UTC).timestamp() * 1000)
@@ -36,6 +39,47 @@ def with_a_history(stack: Stack, owner: Owner, partitions: int = 4) -> list[UUID
 
     asyncio.run(commit())
     return [UUID(event.subject) for _, _, event in history.entries if event.type == "task.submitted"]
+
+
+def test_months_leave_by_themselves_where_it_is_set(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
+    """`up` archives as the owner, in a process beside the services, which start, and are ready, without it."""
+    folder = tmp_path / "archive"
+    set_once = {"SKELDIR_ARCHIVE_DIR": str(folder), "SKELDIR_ARCHIVE_AFTER_MONTHS": "1"}
+    stack = new_stack(**set_once)
+    with_a_history(stack, Owner(uuid4(), uuid4()))
+    os.kill(stack.ready["pids"]["archive"], signal.SIGKILL)  # it is started again, and begins at once
+    query = "SELECT to_char(month, 'YYYY-MM') AS month, key_id FROM event_archives"
+
+    def recorded() -> list[tuple[str, str | None]]:
+        with psycopg.connect(stack.ready["admin_database_url"]) as connection:
+            return connection.execute(query).fetchall()
+
+    ((month, key_id),) = eventually(lambda: recorded() or None, "a month was archived")
+    assert month == "2025-03" and key_id is not None, "recorded, and sealed"
+    log = stack.data / "logs" / "archive.log"
+    eventually(lambda: "a month was archived" in log.read_text(), "its log says so")
+    assert json.loads(stack.cli("ledger", "verify", "--json").stdout)["checks"]["archive_is_whole"] == 0
+    gauge = "skeldir_ledger_archive_overdue_months 0.0"
+    eventually(lambda: gauge in stack.get("/metrics", base="ledger_url").text, "nothing is overdue")
+    assert "--every-hours goes by" in stack.refused("ledger", "archive", "--every-hours", "1", "--before", "2025-03")
+
+
+def test_settings_that_cannot_be_are_one_line(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
+    """Before anything starts: a retention that archives nothing would be found when the disk is full."""
+    stack, file = Stack(tmp_path / "bad"), tmp_path / "file"
+    stack.directory.mkdir()
+    file.touch()
+    for months, of, said in (
+        ("12", None, "SKELDIR_ARCHIVE_AFTER_MONTHS: set SKELDIR_ARCHIVE_DIR too"),
+        ("0", tmp_path, "SKELDIR_ARCHIVE_AFTER_MONTHS: "),
+        ("12", file, "the archive's folder cannot be made: "),
+    ):
+        given = {"SKELDIR_ARCHIVE_AFTER_MONTHS": months} | ({} if of is None else {"SKELDIR_ARCHIVE_DIR": str(of)})
+        bad = Stack(stack.directory, given)
+        for command in (("up",), ("ledger", "archive", "--every-hours", "1")):
+            if command == ("up",) or of is not file:
+                assert said in bad.refused(*command)
+    assert "set SKELDIR_ARCHIVE_AFTER_MONTHS" in stack.refused("ledger", "archive", "--archive", str(tmp_path))
 
 
 def test_months_leave_the_database_and_every_command_knows_it(new_stack: Callable[..., Stack], tmp_path: Path) -> None:
@@ -79,7 +123,18 @@ def test_months_leave_the_database_and_every_command_knows_it(new_stack: Callabl
     report = json.loads(set_once.stdout)
     assert report["sound"] and report["checks"]["archive_is_whole"] == 0
 
-    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"?")
     broken = stack.cli("ledger", "verify", "--archive", str(folder), check=False)
     assert broken.returncode == 1 and f"{file.name}: was changed" in broken.stdout
     assert file.name in stack.refused("ledger", "rebuild", "--archive", str(folder))
+    assert file.name in stack.refused("ledger", "unarchive", "2025-03", "--archive", str(folder))
+
+    file.write_bytes(whole)
+    assert "no events of 2025-02" in stack.refused("ledger", "unarchive", "2025-02", "--archive", str(folder))
+    assert "MONTH is a month as" in stack.refused("ledger", "unarchive", "2025", "--archive", str(folder))
+    came = json.loads(stack.cli("ledger", "unarchive", "2025-03", "--archive", str(folder), "--json").stdout)
+    assert came == {"month": "2025-03", "events": month["events"], "files": [file.name]} and file.exists()
+    told = stack.get(f"/v1/calls/{tasks[0]}/timeline", key=key, base="ledger_url").json()
+    assert len(told["events"]) > 3 and told["archived"] == []
+    assert [said(*reader) for reader in readers] == before

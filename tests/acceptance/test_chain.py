@@ -191,7 +191,7 @@ def test_a_nul_byte_and_a_plain_string_trace_are_stored(stack: Stack) -> None:
 
 
 def test_a_pending_task_can_be_looked_at(stack: Stack) -> None:
-    body = {"task_type": "route", "request_id": str(uuid4()), "prompt": {"simulated_delay_ms": 400}}
+    body = {"task_type": "route", "request_id": str(uuid4()), "prompt": {"simulated_delay_ms": 1500}}
     reply = stack.post("/v1/tasks", body)
     assert (reply.status_code, reply.json()["status"]) == (202, "pending")
     path = f"/v1/tasks/{reply.json()['task_id']}"

@@ -20,4 +20,4 @@ def test_nothing_lost_nothing_double_nothing_overshot(new_folder: NewFolder) -> 
     show(report, Console(width=160))
     assert report.held, [line for line in report.lines if line.findings]
     assert report.facts["acknowledged"] > 30 and report.facts["attempts"] > 10, report.facts
-    assert {fault.kind for fault, _ in report.faults} == {"kill", "pause", "link", "mood", "switch"}
+    assert {fault.kind for fault, _ in report.faults} == {"kill", "pause", "link", "mood", "switch", "grow"}

@@ -29,7 +29,7 @@ def test_a_task_is_run_and_a_repeat_is_the_same(client: Client) -> None:
 
 
 def test_a_submitted_task_is_pending_until_it_has_a_result(client: Client) -> None:
-    prompt = {"simulated_delay_ms": 500}
+    prompt = {"simulated_delay_ms": 1500}
     pending = client.submit("explanation", prompt)
     assert isinstance(pending, Pending)
     assert isinstance(client.result(pending.task_id), Pending)
@@ -52,7 +52,7 @@ async def test_the_same_for_asyncio(stack: Stack) -> None:
     async with AsyncClient(stack.ready["gateway_url"], stack.ready["api_key"]) as client:
         results = await asyncio.gather(*(client.run("route", {"text": str(n)}) for n in range(20)))
         assert {result.status for result in results} == {"success"}
-        pending = await client.submit("route", {"simulated_delay_ms": 200})
+        pending = await client.submit("route", {"simulated_delay_ms": 1500})
         assert isinstance(await client.result(pending.task_id), Pending)
 
 

@@ -25,7 +25,7 @@ def example(language: str, after: str) -> str:
 
 
 def run(stack: Stack, *command: str) -> str:
-    about = {"SKELDIR_URL": stack.ready["gateway_url"], "SKELDIR_KEY": stack.ready["api_key"]}
+    about = {"SKELDIR_GATEWAY_URL": stack.ready["gateway_url"], "SKELDIR_API_KEY": stack.ready["api_key"]}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env={**os.environ, **about, "NO_PROXY": "*"}
     )

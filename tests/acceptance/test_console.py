@@ -152,6 +152,19 @@ def test_a_quota_set_in_the_console_blocks_until_it_is_removed(console: Page, st
         stack.cli("limits", "unset", *named, "--limit", "calls", "--per", "day")
 
 
+def test_a_request_says_once_what_was_wrong_with_it(console: Page, stack: Stack) -> None:
+    home = f"{stack.ready['ledger_url']}/console#"
+    task = stack.run(prompt={"text": str(uuid4()), "model": "opnai:gpt-4o"})
+    stack.call(task)
+    console.goto(f"{home}/requests/{task['task_id']}")
+    expect(console.locator(".why .lead")).to_contain_text("No provider 'opnai': known are anthropic, ")
+    expect(console.locator(".why dl")).to_have_count(0)
+    expect(console.locator("p.sub")).to_contain_text(re.compile(r"\d\d:\d\d:\d\d [A-Z]{3,4}"))
+    console.goto(f"{home}/requests/nope")
+    expect(console.get_by_role("alert")).to_contain_text("task's id")
+    expect(console.locator("nav [aria-current]")).to_have_text("Requests")
+
+
 def test_the_costs_are_the_statements(console: Page, stack: Stack) -> None:
     stack.call(stack.run(prompt={"text": str(uuid4()), "simulated_cost_cents": 2}))
     operator, month = stack.ready["operator_key"], f"{datetime.now(UTC):%Y-%m}"

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 from uuid import uuid4
 
 import pytest
@@ -93,7 +94,7 @@ def test_after_the_open_time_exactly_one_probe_goes_through(impatient_stack: Sta
         user.run(**ERROR)
 
     def probed() -> Counter[str] | None:
-        found = said(user.at_once(10, prompt={"simulated_delay_ms": 150}))
+        found = said(user.at_once(10, prompt={"simulated_delay_ms": 1200}))
         return found if found["success"] else None
 
     assert eventually(probed, "a probe") == {"success": 1, "breaker_open": 9}
@@ -169,6 +170,14 @@ def test_a_dry_run_says_what_it_would_stop_and_stops_nothing(user: User) -> None
     assert user.run()["status"] == "success"
 
 
+def test_a_switch_that_stops_nothing_and_a_release_of_none_say_so(user: User) -> None:
+    """Both are published: nobody who stops calls is to be held up by a doubt."""
+    misspelt = (*user.options, "--model", "opnai:gpt-4o", "--reason", "drill")
+    for order, doubt in (("engage", "no provider 'opnai'"), ("release", ""), ("release", "nothing was released")):
+        done = user.stack.cli("kill-switch", order, *misspelt)
+        assert "kill_switch." in done.stdout and (doubt in done.stderr if doubt else not done.stderr), done
+
+
 def test_a_kill_switch_by_xadd_and_over_http(user: User) -> None:
     order = {"scope": {"tenant_id": user.tenant, "user_id": user.id}, "reason": "drill", "actor": "ann"}
 
@@ -224,6 +233,24 @@ def test_the_monthly_cap_holds_in_a_burst(user: User) -> None:
     assert eventually(lambda: [r for r in user.rows("SELECT * FROM llm_monthly_costs") if r["total_calls"] == 50], "50")
 
 
+def test_a_cap_that_is_raised_is_shown_at_once(stack: Stack) -> None:
+    """No decision has been made under it yet, so the books do not have it."""
+    user = User(stack, tenant=str(uuid4()))
+    operator = stack.ready["operator_key"]
+    path = f"/v1/spend?window=month&tenant_id={user.tenant}&user_id={user.id}"
+
+    def cap() -> Any:
+        return next(
+            (row["cap_cents"] for row in stack.get(path, key=operator, base="ledger_url").json()["spend"]), None
+        )
+
+    stack.cli("limits", "set", *user.options, "--monthly-cents", "50")
+    user.run(**CENT)
+    eventually(lambda: cap() == 50, "the window in the books")
+    stack.cli("limits", "set", *user.options, "--monthly-cents", "900")
+    eventually(lambda: cap() == 900, "the cap that holds")
+
+
 def test_the_in_flight_bound_holds_in_a_burst(stack: Stack) -> None:
     user = User(stack, tenant=str(uuid4()))
     stack.cli("limits", "set", "--tenant", user.tenant, "--max-in-flight", "5")
@@ -256,7 +283,7 @@ def test_the_examples_of_the_page_about_limits(user: User) -> None:
     page = (Path(__file__).parents[2] / "docs" / "limits.md").read_text()
     tenant = str(uuid4())
     lines = re.findall(r"^skeldir (.*)$", page, re.MULTILINE)
-    said = [user.stack.cli(*shlex.split(line.replace("$TENANT", tenant).replace("$USER", user.id))) for line in lines]
+    said = [user.stack.cli(*shlex.split(line.replace("$TENANT", tenant).replace("$WHO", user.id))) for line in lines]
     quotas = json.loads(next(one.stdout for one in said if one.stdout.startswith("{")))["quotas"]
     assert [(one["limit"], one["value"], one["per"], one["mode"]) for one in quotas] == [
         ("calls", 20, "minute", "enforce"),
@@ -390,6 +417,15 @@ def test_a_crash_in_mid_call_ends_and_tells_the_truth(impatient_stack: Stack) ->
     assert row["provider_attempted"] is True
     held = f"SELECT state FROM llm_budget_reservations WHERE api_call_id = '{task['task_id']}'"
     eventually(lambda: user.rows(held)[0]["state"] == "held", "the reservation is kept")
+
+
+def test_whoever_is_at_the_terminal_may_stop_everything(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container nobody has a name; and names that people have are not all fit to be a connection's."""
+    for names in ({"return_value": "Zoë Doe"}, {"side_effect": OSError("No username set in the environment")}):
+        monkeypatch.setattr("getpass.getuser", Mock(**names))
+        for order in ("engage", "release"):
+            done = user.stack.cli("kill-switch", order, *user.options, "--reason", "from a container", "--json")
+            assert json.loads(done.stdout)["actor"] == names.get("return_value", f"uid-{os.getuid()}")
 
 
 def _never_overshot(user: User, window: str, cap: int) -> None:

@@ -36,6 +36,14 @@ def test_an_inbox_entry_is_retried_or_discarded(stack: Stack) -> None:
     assert (gone.returncode, len(gone.stderr.strip().splitlines())) == (2, 1)
 
 
+def test_a_letter_that_no_service_has_written_can_be_discarded(stack: Stack) -> None:
+    with stack.redis() as log:
+        letter = log.xadd("skeldir:dead-letters", {"a": "b"}).decode()
+    assert "can only be discarded" in stack.refused("dead-letters", "retry", letter)
+    stack.cli("dead-letters", "discard", letter)
+    assert "there is no dead letter" in stack.refused("dead-letters", "show", letter)
+
+
 def test_an_entry_of_an_inner_stream_is_kept_by_policy_until_it_is_given_up(stack: Stack) -> None:
     """As when an executor of tomorrow's release has written an end that today's policy cannot read."""
     log = stack.redis()

@@ -322,6 +322,11 @@ def test_errors_and_models_are_in_openais_shape(caller: Caller) -> None:
     with pytest.raises(openai.NotFoundError) as absent:
         caller.client.responses.retrieve("resp_1")
     assert absent.value.code == "no_such_path"
+    with pytest.raises(openai.NotFoundError, match="not served here"):
+        caller.client.moderations.create(input="x")
+    misled = OpenAI(base_url=str(caller.client.base_url).removesuffix("v1/"), api_key=caller.key, max_retries=0)
+    with pytest.raises(openai.NotFoundError, match="base_url ends in /v1"):
+        misled.models.list()
     names = [model.id for model in caller.client.models.list()]
     assert [caller.client.models.retrieve(name).id for name in names] == names
     with pytest.raises(openai.NotFoundError):

@@ -37,17 +37,16 @@ class Lossy:
 
     def __init__(self, new_folder: Callable[[], Path], provider: MockProvider) -> None:
         self.provider = provider
-        self.valkey, self.postgres = EmbeddedValkey(new_folder()), EmbeddedPostgres(new_folder())
-        self.valkey.start()
+        self.start_log(new_folder)
+        self.postgres = EmbeddedPostgres(new_folder())
         self.postgres.start()
-        self._write_as_others_do()
         self.archive, self.copy = new_folder() / "archive", new_folder() / "copy"
         self.archive.mkdir()
         if unprivileged_user() >= 0:
             make_reachable(self.archive)
             os.chown(self.archive, unprivileged_user(), -1)
         settings = {
-            "SKELDIR_REDIS_URL": self.valkey.url("admin"),
+            "SKELDIR_REDIS_URL": self.log_url,
             "SKELDIR_DATABASE_URL": self.postgres.url("app_user"),
             "SKELDIR_LEDGER_DATABASE_URL": self.postgres.url("skeldir_ledger"),
             "SKELDIR_ADMIN_DATABASE_URL": self.postgres.url("postgres"),
@@ -68,16 +67,44 @@ class Lossy:
     def close(self) -> None:
         self.stack.__exit__(None, None, None)
         self.postgres.stop()
-        self.valkey.stop()
+        self.stop_log()
         self.pool.shutdown()
+
+    # The log: one server.
+
+    def start_log(self, new_folder: Callable[[], Path]) -> None:
+        self.valkey = EmbeddedValkey(new_folder())
+        self.valkey.start()
+        self._write_as_others_do()
+
+    def stop_log(self) -> None:
+        self.valkey.stop()
+
+    @property
+    def log_url(self) -> str:
+        return self.valkey.url("admin")
+
+    def log(self) -> Any:
+        return redis.Redis.from_url(self.log_url)
+
+    def copy_log(self) -> None:
+        """A copy of its files, to be started on later."""
+        shutil.copytree(self.valkey._dir / "appendonlydir", self.copy)
+
+    def replace_log(self, copy: Path | None) -> None:
+        """kill -9 of the log's server; its disk is lost, or is that of an older copy."""
+        os.kill(self.valkey.pid, signal.SIGKILL)
+        files = self.valkey._dir / "appendonlydir"
+        shutil.rmtree(files)
+        if copy is not None:
+            shutil.copytree(copy, files)
+        self.valkey.start()
+        self._write_as_others_do()
 
     def _write_as_others_do(self) -> None:
         """The embedded server's guardian syncs; a server of one's own does it by itself, which `doctor` asks for."""
         with self.log() as log:
             log.config_set("appendfsync", "everysec")
-
-    def log(self) -> redis.Redis:
-        return redis.Redis.from_url(self.valkey.url("admin"))
 
     # What there is.
 
@@ -140,16 +167,6 @@ class Lossy:
         for one in family:
             one.kill()
         psutil.wait_procs(family, timeout=10)
-
-    def replace_log(self, copy: Path | None) -> None:
-        """kill -9 of the log's server; its disk is lost, or is that of an older copy."""
-        os.kill(self.valkey.pid, signal.SIGKILL)
-        files = self.valkey._dir / "appendonlydir"
-        shutil.rmtree(files)
-        if copy is not None:
-            shutil.copytree(copy, files)
-        self.valkey.start()
-        self._write_as_others_do()
 
     def lose_database(self) -> None:
         os.kill(self.postgres.pid, signal.SIGKILL)
@@ -231,7 +248,7 @@ def lose_the_log(lossy: Lossy) -> None:
     lossy.provider.script(Reply(delay_s=300))
     waiting = lossy.pool.submit(lossy.submit, "called", "called")
     lossy.in_books("attempt.started", "called")
-    shutil.copytree(lossy.valkey._dir / "appendonlydir", lossy.copy)
+    lossy.copy_log()
     lossy.run("after the copy")
     os.kill(stack.ready["pids"]["policy"], signal.SIGSTOP)
     assert lossy.submit("undecided", "undecided", wait="").status_code == 202

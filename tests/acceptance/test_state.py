@@ -54,3 +54,6 @@ def test_limits_breakers_and_switches_of_a_moment(stack: Stack) -> None:
     assert [(one["user_id"], one["reason"], one["actor"]) for one in said["shutoffs"]] == [(user, "drill", "ann")]
     assert [(one["user_id"], one["state"], one["failures"]) for one in said["breakers"]] == [(user, "open", 3)]
     assert "--at" in stack.refused("state", "--at", "yesterday")
+    now = json.loads(stack.cli("state", "--tenant", tenant, "--json").stdout)
+    assert ([one["monthly_cents"] for one in now["limits"]], now["kill_switches"]) == (["8"], [])
+    assert "kill switches" in stack.cli("state", "--at", at, "--tenant", tenant).stdout

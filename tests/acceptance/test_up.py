@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import psutil
@@ -24,6 +25,14 @@ def family(stack: Stack) -> list[psutil.Process]:
     """Every process that `up` has started."""
     children: list[psutil.Process] = psutil.Process(stack.ready["supervisor_pid"]).children(recursive=True)
     return children
+
+
+def name_of(process: psutil.Process) -> str:
+    """Of one that may have ended meanwhile, as the database's own come and go: nothing."""
+    try:
+        return str(process.name())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def test_the_ready_file_says_what_is_promised_to_its_owner_only(stack: Stack) -> None:
@@ -85,8 +94,7 @@ def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callab
     before = stack.run(request_id="before", prompt={"simulated_cost_cents": 1})
     stack.call(before)
     for server in ("valkey-server", "postgres"):
-        (process, *_) = [one for one in family(stack) if one.name().startswith(server[:8])]
-        process.kill()
+        next(one for one in family(stack) if name_of(one).startswith(server[:8])).kill()
 
         def answers() -> bool:
             reply = stack.post("/v1/tasks", {"task_type": "route", "prompt": {}}, Prefer="wait=5")
@@ -115,12 +123,47 @@ def test_however_it_ends_no_process_is_left_and_state_survives(new_stack: Callab
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("PARTITIONS", "none"), ("MONTHLY_CAP_CENTS", "1e12"), ("HOURLY_SHUTOFF_CENTS", "-1")]
+    ("name", "value"),
+    [
+        ("PARTITIONS", "none"),
+        ("MONTHLY_CAP_CENTS", "1e12"),
+        ("HOURLY_SHUTOFF_CENTS", "-1"),
+        ("MODEL_ROUTES", "{gpt"),
+        ("JWT_ISSUER", "https://issuer"),
+    ],
 )
 def test_bad_settings_are_one_line(stack: Stack, name: str, value: str) -> None:
     bad = Stack(stack.directory / "bad", {f"SKELDIR_{name}": value})
     bad.directory.mkdir(exist_ok=True)
     assert f"SKELDIR_{name}" in bad.refused("serve", "policy")
+
+
+def test_a_folder_that_cannot_keep_state_is_one_line(stack: Stack) -> None:
+    (stack.directory / "a-file").touch()
+    assert "state cannot be kept" in stack.refused("up", "--data", str(stack.directory / "a-file"))
+
+
+def test_where_it_cannot_begin_it_says_so_in_one_line(tmp_path: Path) -> None:
+    wrong = Stack(tmp_path, {}).refused("up", "--data", str(tmp_path / "a"), "--ready-file", str(tmp_path))
+    assert f"{tmp_path} is a folder" in wrong
+    assert not (tmp_path / "a" / "valkey").exists(), "that is said before anything runs"
+    no_log = Stack(tmp_path, {"SKELDIR_REDIS_URL": "redis://127.0.0.1:1"})
+    assert "127.0.0.1:1" in no_log.refused("up", "--data", str(tmp_path / "b"))
+    no_host = Stack(tmp_path, {"SKELDIR_GATEWAY_HOST": "999.1.1.1"})
+    assert "gateway ended" in no_host.refused("up", "--data", str(tmp_path / "c"))
+
+
+def test_a_port_that_was_asked_for_is_had_or_refused(stack: Stack, tmp_path: Path) -> None:
+    port = stack.ready["gateway_url"].rpartition(":")[2]
+    said = Stack(tmp_path, {"SKELDIR_GATEWAY_PORT": port}).refused("up", "--data", str(tmp_path / "a"))
+    assert f"port {port} is in use" in said and "SKELDIR_GATEWAY_PORT" in said
+    assert not (tmp_path / "a").exists(), "that is said before anything runs"
+
+
+def test_a_tenant_beside_a_key_is_refused_and_not_passed_over(stack: Stack) -> None:
+    task = ("submit", "route", "--prompt", '{"text": "x"}', "--wait", "20")
+    assert "a key names its own tenant" in stack.refused(*task, "--tenant", str(uuid4()))
+    assert "success" in stack.cli(*task, "--tenant", stack.ready["tenant_id"]).stdout
 
 
 def test_commands_work_with_nothing_but_the_urls_of_the_ready_file(stack: Stack) -> None:

@@ -32,7 +32,7 @@ from skeldir.embedded import EmbeddedPostgres
 from skeldir.replay.reading import Question, replay
 from skeldir.replay.scenario import Scenario
 from tests.bench.figures import Figure, quantile
-from tests.bench.ledger_scale import KEY, questions
+from tests.bench.ledger_scale import KEY, minutes_read, questions
 from tests.bench.rebuilding import longest_wait
 from tests.bench.recorded import CONFIG, Traffic, fill
 
@@ -93,6 +93,8 @@ class Books:
         pool = await sessions.pool(self._server.url("skeldir_ledger"), name="bench", size=1)
         found: list[Figure] = []
         tenant, user = await self._somebody()
+        calls = await self._count("llm_api_calls")
+        minutes = minutes_read(calls, DAYS)
         for role, *narrow in (
             (sessions.USER, tenant, user),
             (sessions.AUDITOR, tenant, None),
@@ -100,7 +102,7 @@ class Books:
         ):
             view = View(KEY, role, narrow[0], [user] if narrow[1] else ())
             async with looking(pool, view, None) as connection:
-                for name, sql, parameters in questions(view):
+                for name, sql, parameters in questions(view, minutes):
                     times = []
                     for _ in range(TIMES):
                         began = time.perf_counter()
@@ -108,7 +110,7 @@ class Books:
                         times.append((time.perf_counter() - began) * 1000)
                     found.append(Figure(f"{role}: {name}", f"{quantile(times, 0.5):.1f} ms, at most {max(times):.1f}"))
         await pool.close()
-        return [Figure("calls in the books", f"{await self._count('llm_api_calls'):,}"), *found]
+        return [Figure("calls in the books", f"{calls:,}"), *found]
 
     async def replay(self) -> list[Figure]:
         """Under the recorded limits, where nothing may change; then under a cap that blocks many."""

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import orjson
 
 from services.ledger import books, migrate, months
 from services.ledger.intake import Record, read_event
@@ -22,19 +23,20 @@ from tests.bench.figures import Figure, quantile
 from tests.bench.recorded import START_MS, Traffic, history
 
 BATCH, ROUNDS, BATCHES = 500, 24, 4
-_COLUMNS = ", ".join(books._EVENT_COLUMNS)
+_COLUMNS = ", ".join((*books._ABOUT, "body"))
 _PLAIN = (
-    f"INSERT INTO events ({_COLUMNS}) SELECT * FROM unnest("
-    + ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(books._EVENT_COLUMNS.values(), start=1))
-    + ") ON CONFLICT (id, time) DO NOTHING RETURNING id"
+    f"INSERT INTO events ({_COLUMNS}) SELECT * FROM ROWS FROM (json_to_recordset($1::json) AS "
+    f"({', '.join(f'{name} {kind}' for name, kind in books._ABOUT.items())}), unnest($2::text[])) AS new ({_COLUMNS}) "
+    "ON CONFLICT (id, time) DO NOTHING RETURNING id"
 )
 
 
 async def unchained(connection: Any, records: list[Record]) -> list[Record]:
     """As the ledger appended before it had a chain."""
     unique: dict[UUID, Record] = {record.id: record for record in records}
-    columns = [[getattr(record, name) for record in unique.values()] for name in books._EVENT_COLUMNS]
-    new = {row["id"] for row in await connection.fetch(_PLAIN, *columns)}
+    about = [{name: getattr(record, name) for name in books._ABOUT} for record in unique.values()]
+    bodies = [record.body for record in unique.values()]
+    new = {row["id"] for row in await connection.fetch(_PLAIN, orjson.dumps(about).decode(), bodies)}
     return [record for record in unique.values() if record.id in new]
 
 

@@ -25,10 +25,15 @@ from services.ledger.costs import By, costs
 from services.ledger.dashboards import BY_NAME
 from services.ledger.keys import View
 from services.ledger.looking import looking, narrowing
+from services.ledger.main import READERS
 from services.ledger.queries import list_of
 from services.ledger.spending import SPEND_NOW, SPEND_OF_ALL
+from shared.clock import ServerClock
 from shared.control_state import Key
-from skeldir.embedded import EmbeddedPostgres
+from shared.streams.connection import connect
+from shared.streams.control_reader import ControlReader
+from shared.streams.growing import Partitions
+from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
 from tests.bench.figures import Figure, quantile
 
 USERS, DAYS, CHUNK, TIMES = 20, 30, 100_000, 15
@@ -95,8 +100,14 @@ KEY = Key("bench", UUID(int=0), None, "operator", None, "bench", 0)
 Question = tuple[str, str, Sequence[Any]]
 
 
-def questions(view: View) -> Iterator[Question]:
-    """What the console and the read API ask for this view: a name, SQL and parameters."""
+def minutes_read(calls: int, days: float) -> timedelta:
+    """The longest chart by minute that is made of so many calls in so many days: it reads them one by one."""
+    return min(timedelta(hours=12), timedelta(days=days) * (series.MAX_CALLS / calls))
+
+
+def questions(view: View, minutes: timedelta) -> Iterator[Question]:
+    """What the console and the read API ask for this view, charts by minute of at most `minutes`: a name, SQL and
+    parameters."""
     for dashboard in BY_NAME.values():
         yield f"dashboard {dashboard.name}", *lists.question(view, list_of(dashboard), 500, None, {})
     now = datetime.now(UTC)
@@ -108,15 +119,18 @@ def questions(view: View) -> Iterator[Question]:
     if view.is_of_all:
         since = {"since": now - timedelta(days=DAYS + 1)}
         yield "list of spend, a month", *lists.question(view, SPEND_OF_ALL, 50, None, since)
-    steps: tuple[tuple[str, series.Step, int], ...] = (
-        ("day", "hour", 1),
-        ("month", "hour", DAYS),
-        ("month", "day", DAYS),
+    steps: tuple[tuple[str, series.Step, timedelta], ...] = (
+        ("day", "hour", timedelta(days=1)),
+        ("month", "hour", timedelta(days=DAYS)),
+        ("month", "day", timedelta(days=DAYS)),
+        ("day", "quarter", timedelta(days=1)),
+        ("week", "quarter", timedelta(days=7)),
+        ("hour", "minute", timedelta(hours=1)),
+        (f"span of {minutes.total_seconds() / 3600:.1f} h", "minute", minutes),
     )
-    for what, step, days in steps:
-        asked = (*narrowing(view), series.SECONDS[step], now - timedelta(days=days), now)
-        yield f"series, a {what} by {step}", series.hours_of(view), asked
-    yield "series, an hour by minute", series.OF_CALLS, (*narrowing(view), 60, now - timedelta(hours=1), now)
+    for what, step, back in steps:
+        asked = (*narrowing(view), series.SECONDS[step], now - back, now)
+        yield f"series, a {what} by {step}", series.query_of(view, step), asked
     for name in ("_REASONS", "_RECENT"):
         yield f"overview{name.lower().replace('_', ', ')}", getattr(overview, name), narrowing(view)
 
@@ -142,26 +156,51 @@ async def measure(calls: int, tenants: int) -> tuple[list[Figure], list[str]]:
                     f"{calls / seconds:,.0f} a second; {size}; {rows:,} sums of users",
                 )
             ]
-            tenant, user = UUID(int=1 + 42), UUID(int=1000 + 42 * USERS)
-            for role, *narrow in (
-                (sessions.USER, tenant, user),
-                (sessions.AUDITOR, tenant, None),
-                (sessions.OPERATOR, None, None),
-            ):
-                view = View(KEY, role, narrow[0], [user] if narrow[1] else ())
+            for view in views():
+                role = view.role
                 async with looking(pool, view, None) as connection:
                     await connection.execute("SET LOCAL statement_timeout = 0")
-                    for name, sql, parameters in questions(view):
+                    for name, sql, parameters in questions(view, minutes_read(calls, DAYS)):
                         found.append(await _ask(connection, f"{role}: {name}", sql, parameters, problems))
                     for name, sql in FROM_CALLS.items():
                         took = await _took(connection, sql, ())
                         found.append(Figure(f"{role}: dashboard {name}, from all calls, once", f"{took:,.0f} ms"))
+            found += await _overviews(Path(folder), server.url("skeldir_ledger"), problems)
             await admin.close()
             await ledger.close()
             await pool.close()
         finally:
             server.stop()
     return found, problems
+
+
+def views() -> Iterator[View]:
+    """Of a user, of a tenant's auditor and of an operator."""
+    tenant, user = UUID(int=1 + 42), UUID(int=1000 + 42 * USERS)
+    yield View(KEY, sessions.USER, tenant, [user])
+    yield View(KEY, sessions.AUDITOR, tenant, ())
+    yield View(KEY, sessions.OPERATOR, None, ())
+
+
+async def _overviews(folder: Path, database_url: str, problems: list[str]) -> list[Figure]:
+    """The overview as a whole, of which nothing is remembered; the log is there, and empty."""
+    found = []
+    log = EmbeddedValkey(folder)
+    await asyncio.to_thread(log.start)
+    redis = connect(log.url("ledger"), client_name="bench")
+    control, clock = ControlReader(redis, 60_000), ServerClock()
+    await control.catch_up()
+    async with sessions.pool(database_url, name="bench-overview", size=READERS) as pool:
+        for view in views():
+            times = []
+            for _ in range(TIMES):
+                began = time.perf_counter()
+                await overview.Overview(pool, redis, control, clock, Partitions(4)).look(view)
+                times.append((time.perf_counter() - began) * 1000)
+            found.append(_figure(f"{view.role}: overview, whole", times, problems))
+    await redis.aclose()
+    await asyncio.to_thread(log.stop)
+    return found
 
 
 async def _ask(connection: Any, name: str, sql: str, arguments: Sequence[Any], problems: list[str]) -> Figure:
@@ -171,7 +210,10 @@ async def _ask(connection: Any, name: str, sql: str, arguments: Sequence[Any], p
         for node in _nodes(orjson.loads(plan)[0]["Plan"])
     ):
         problems.append(f"{name}: its plan scans all calls")
-    times = [await _took(connection, sql, arguments) for _ in range(TIMES)]
+    return _figure(name, [await _took(connection, sql, arguments) for _ in range(TIMES)], problems)
+
+
+def _figure(name: str, times: Sequence[float], problems: list[str]) -> Figure:
     if quantile(times, 0.5) > LIMIT_MS:
         problems.append(f"{name}: {quantile(times, 0.5):.0f} ms")
     return Figure(name, f"{quantile(times, 0.5):.1f} ms, at most {max(times):.1f}")

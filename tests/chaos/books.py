@@ -15,7 +15,8 @@ from services.policy import store
 from tests.chaos.evidence import Call, Event, Letter
 from tests.stack import Stack
 
-PARTITIONS = 4
+PARTITIONS = 32
+"""As many as a run grows to, at the most; those that it does not have are empty."""
 STREAMS = tuple(f"{{skeldir:{n}}}:{name}" for n in range(PARTITIONS) for name in ("tasks", "decisions", "outcomes"))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.chaos import books
 from tests.chaos.evidence import Pause, Switch
 from tests.chaos.processes import Processes
 from tests.chaos.proxy import Link, State
@@ -21,6 +22,10 @@ RETRY_S = 0.1
 LOOK_S = 0.1
 BACK_MS = 3000.0
 RECORDED_S = 60.0
+PARTITIONS, MOST_PARTITIONS = 4, books.PARTITIONS
+DRAIN_S = 15.0
+GROWTH_LINES = 8
+"""That the command says, each after a step."""
 PATIENCE_S = 30.0
 """Longer than any pause: an order that we had given up and sent again could else be carried out long after its time."""
 
@@ -40,6 +45,10 @@ class Nemesis:
     """When the log server was away or stopped, or a link to it was not open; until its readers had time to be back."""
     switches: list[Switch] = field(default_factory=list)
     done: list[tuple[Fault, str]] = field(default_factory=list)
+    partitions: int = PARTITIONS
+    _half_grown: bool = False
+    """A growth has not said that it came to its end."""
+    _growing: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stopped: set[psutil.Process] = field(default_factory=set)
     _one_switch: asyncio.Lock = field(default_factory=asyncio.Lock)
     """A release ends what was engaged with the same scope, whoever engaged it."""
@@ -71,6 +80,7 @@ class Nemesis:
             link.turn("open")
         self.processes.revive()
         await self._mood("calm", http)
+        await self._finish_growing()
 
     async def _inflict(self, fault: Fault, http: httpx.AsyncClient) -> None:
         match fault.kind:
@@ -85,6 +95,8 @@ class Nemesis:
                 await asyncio.sleep(fault.lasts_s)
                 await self._mood("calm", http)
                 said = "done"
+            case "grow":
+                said = await self._grow(fault)
             case _:
                 said = await self._switch(fault, http)
         self.done.append((fault, said))
@@ -130,6 +142,32 @@ class Nemesis:
         link.turn("open")
         self._trouble(since_ms)
         return "done"
+
+    async def _grow(self, fault: Fault) -> str:
+        """Twice as many partitions. What is killed on the way, or not drained in time, the next one begins again."""
+        if self._growing.locked() or self.partitions == MOST_PARTITIONS:
+            return "was away"
+        lines = 1 + int(fault.chance * GROWTH_LINES) if fault.target == "killed" else None
+        return await self._double(DRAIN_S, lines)
+
+    async def _double(self, drain_s: float, lines: int | None = None) -> str:
+        async with self._growing:
+            self._half_grown = True
+            wanted = str(2 * self.partitions)
+            code, said = await self.processes.command(
+                "partitions", "grow", wanted, "--timeout", f"{drain_s:g}", lines=lines
+            )
+            if code == 0:
+                self.partitions, self._half_grown = 2 * self.partitions, False
+        return f"{code}: {said}"
+
+    async def _finish_growing(self) -> None:
+        """As the runbook says: a growth that died is run again."""
+        deadline = time.monotonic() + RECORDED_S
+        while self._half_grown:
+            said = await self._double(RECORDED_S)
+            if self._half_grown and time.monotonic() > deadline:
+                raise TimeoutError(f"the log does not grow, though all is well: {said}")
 
     async def _mood(self, mood: str, http: httpx.AsyncClient) -> None:
         await self._insist(http, f"{self.provider_url}/mood", {"mood": mood}, {})

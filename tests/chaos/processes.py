@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -69,6 +70,20 @@ class Processes:
             return process if wanted in " ".join(process.cmdline()[:1]) else None
         except (psutil.Error, OSError, ValueError, StopIteration, KeyError):
             return None
+
+    async def command(self, *arguments: str, lines: int | None = None) -> tuple[int, str]:
+        """An operator's `skeldir` command: its code and its last line. Killed once it has said so many `lines`."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "skeldir", *arguments,
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=self._stack.environment,
+        )  # fmt: skip
+        said: list[str] = []
+        assert process.stdout is not None
+        async for line in process.stdout:
+            said.append(line.decode().strip())
+            if len(said) == lines:
+                process.kill()
+        return await process.wait(), said[-1] if said else ""
 
     def _pid(self, name: str) -> int:
         if name in self._companions:

@@ -97,7 +97,8 @@ def _judge(arena: Arena, load: Load, nemesis: Nemesis, books: Books, watch: Stop
     watch.lap("audit")
     lines.append(_reconciled(arena, books, evidence))
     watch.lap("reconciliation")
-    return Report(arena.seed, lines, {**_facts(evidence), "seconds": watch.laps}, nemesis.done)
+    facts = {**_facts(evidence), "partitions": nemesis.partitions, "seconds": watch.laps}
+    return Report(arena.seed, lines, facts, nemesis.done)
 
 
 def _evidence(arena: Arena, load: Load, nemesis: Nemesis, books: Books) -> Evidence:

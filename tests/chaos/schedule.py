@@ -16,6 +16,7 @@ DECK = (
     *(("link", state) for state in ("cut", "slow", "silent")),
     *(("mood", mood) for mood in ("failing", "hanging", "cutting")),
     *(("switch", scope) for scope in ("everything", "tenant")),
+    *(("grow", fate) for fate in ("to its end", "killed")),
 )
 LASTS_S = {"pause": (2.6, 4.5), "link": (1.0, 4.0), "mood": (1.0, 3.0), "switch": (1.0, 2.5)}
 """A pause is longer than a lease."""

@@ -43,12 +43,14 @@ def answered(task: str, at_s: int) -> list[Event]:
 
 
 def uncertain(task: str, at_s: int) -> list[Event]:
-    """A task that timed out; the provider charged 5 all the same."""
+    """A task that timed out; the provider charged 5 all the same. Its allow is the second entry of a millisecond of its
+    stream, and the attempt the first of the same one of another."""
     decision, attempt = f"{task}-d", f"{task}-a"
     of = {"decision_id": decision, "attempt_id": attempt}
+    allowed = event("task.allowed", at_s + 2, task, decision, balances=balance(10, 20))
     return [
         event("task.submitted", at_s, task, f"{task}-s"),
-        event("task.allowed", at_s + 1, task, decision, balances=balance(10, 20)),
+        replace(allowed, order=(allowed.order[0], 1)),
         event("attempt.started", at_s + 2, task, f"{task}-b", executor="executor-8-x", **of),
         event("task.failed", at_s + 4, task, f"{task}-e", spend="uncertain", usage={"cost": 0}, **of),
         event("reservation.ended", at_s + 5, task, f"{task}-r", reservation_id=decision, how="held", settled=20,

@@ -80,8 +80,11 @@ class Pair:
         reply: Any = await connection.command(
             "XREADGROUP", "GROUP", GROUP, "x", "COUNT", 1000, "STREAMS", self.partition.decisions, ">"
         )
-        page = reply[self.partition.decisions.encode()] if isinstance(reply, dict) else reply[0][1]
-        entry_id = next(entry_id for entry_id, fields in page if str(event.id).encode() in fields[b"data"])
+        entry_id = next(
+            entry_id
+            for entry_id, fields in reply[self.partition.decisions]
+            if str(event.id).encode() in fields[b"data"]
+        )
         delivered = delivery_of(self.partition, entry_id.decode(), event, redelivered=False)
         self.decisions.append((replace(delivered, partition=PARTITION, entry_id=entry.entry_id), delivered))
 

@@ -66,8 +66,10 @@ MEANINGS: dict[str, dict[str, str]] = {
         "call_sums_of_users": "Calls by hour and by month, of each user.",
         "call_sums_of_tenants": "The same of each tenant.",
         "call_sums_of_all": "The same of all tenants, by month. Rows that differ in `left_by` alone belong together.",
-        "call_hours_of_tenants": "A tenant's hours, by how calls ended.",
-        "call_hours_of_all": "The hours of all tenants, by how calls ended.",
+        "call_quarters_of_tenants": "A tenant's quarters of an hour, by how calls ended.",
+        "call_quarters_of_all": "The quarters of an hour of all tenants, by how calls ended.",
+        "call_hours_of_tenants": "A tenant's hours, for the release before; it goes.",
+        "call_hours_of_all": "The hours of all tenants, for the release before; it goes.",
         "call_totals_of_tenants": "What each tenant's month came to.",
         "call_latencies_of_users": "Histograms of latency by month: how many attempted calls were in each bucket.",
         "call_latencies_of_tenants": "The same of each tenant.",
@@ -116,6 +118,12 @@ COLUMNS = {
         "total_cost_cents": "spent in this hour",
         "reserved_cents": "reserved, and not settled",
     },
+    "call_quarters_of_tenants": {"latency_ms": "of the attempted ones, together"},
+    "call_quarters_of_all": {
+        "latency_ms": "of the attempted ones, together",
+        "left_by": "0: the sum; else the transaction that left this to be added",
+    },
+    "calls_under_way": {"hour": "for the release before; it goes"},
 }
 
 _QUERY = """

@@ -5,11 +5,27 @@ from __future__ import annotations
 import pytest
 
 from shared.streams.address import InvalidAddress, several_servers
+from shared.streams.connection import DirectConnection, DirectLocalConnection, DirectTLSConnection, connect
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://u:p@h:1/0?ssl_ca_certs=/a", "unix:///run/redis.sock"])
 def test_one_server_is_left_to_the_library(url: str) -> None:
     assert several_servers(url) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("redis://h:1/0", DirectConnection),
+        ("rediss://h:1/0", DirectTLSConnection),
+        ("unix:///run/redis.sock", DirectLocalConnection),
+        ("redis+sentinel://a/main", DirectConnection),
+        ("rediss+sentinel://a/main", DirectTLSConnection),
+    ],
+)
+def test_each_url_is_spoken_to_by_connections_of_ours(url: str, kind: type) -> None:
+    pool = connect(url, client_name="test").connection_pool
+    assert isinstance(pool.make_connection(), kind)
 
 
 def test_a_clusters_nodes_share_credentials_and_options() -> None:

@@ -8,12 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.money import MAX_NANOCENTS, NANOCENTS_PER_CENT, from_cents, to_cents
+from shared.money import MAX_NANOCENTS, NANOCENTS_PER_CENT, from_cents, sum_from_cents, to_cents
 
 
 @given(st.integers(0, MAX_NANOCENTS))
 def test_an_amount_survives_the_way_to_cents_and_back(nanocents: int) -> None:
     assert from_cents(to_cents(nanocents)) == nanocents
+
+
+@given(st.integers(0, 10**30))
+def test_a_sum_survives_it_however_large_it_is(nanocents: int) -> None:
+    assert sum_from_cents(to_cents(nanocents)) == nanocents
 
 
 @given(st.decimals(0, 9_000_000, allow_nan=False, places=14))

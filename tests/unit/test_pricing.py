@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import orjson
 import pytest
+from genai_prices.data_snapshot import get_snapshot
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -15,10 +16,11 @@ from shared.events.control import InvalidControl, entry_ms, parse_control
 from shared.events.decisions import BlockReason
 from shared.events.prices import Prices
 from shared.events.tasks import Task, TaskType
-from shared.money import from_cents
-from shared.price_list import Tokens, charge
+from shared.money import from_cents, from_dollars
+from shared.price_list import Tokens, _model_price, _total, charge, find
 from shared.pricing import Quote, Refused, Terms, cost, counted, most_tokens, quote
 
+START_MS = 1_790_000_000_000
 LISTED = frozenset({"stub", "openai", "anthropic", "google"})
 MODELS = ["gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-5", "gpt-5-nano", "o3"]
 
@@ -84,12 +86,27 @@ def test_with_a_max_cost_the_output_is_limited_until_the_worst_case_fits(max_cos
         (task(input="x", web_search_options={}), BlockReason.UNPRICED),
         (task(input="x", service_tier="priority"), BlockReason.UNPRICED),
         (task(input="x", service_tier="auto"), BlockReason.UNPRICED),
+        (task(messages=[{"role": "user", "content": [{"type": {"of": "none"}}]}]), BlockReason.UNPRICED),
+        (task(input=[{"type": ["message"]}]).model_copy(update={"operation": "responses"}), BlockReason.UNPRICED),
+        (task(input="x", max_tokens=2**63, n=2**63), BlockReason.UNPRICED),
+        (task(input="x", n=2**63, max_cost=from_cents(1)), BlockReason.UNPRICED),
     ],
 )
 def test_what_cannot_be_bounded_is_refused(one: Task, reason: BlockReason) -> None:
     with pytest.raises(Refused) as refused:
         priced(one)
     assert refused.value.reason is reason
+
+
+def test_what_says_its_type_by_no_word_is_counted_all_the_same() -> None:
+    """On the stub nothing is refused, and a quota of tokens counts all the same."""
+    messages = [{"role": "user", "content": [{"type": {}, "text": "x"}]}]
+    assert most_tokens(task(provider="stub", messages=messages), None) >= len(orjson.dumps({"messages": messages}))
+
+
+def test_more_output_than_an_amount_can_pay_is_of_no_known_cost() -> None:
+    one = task(input="x")
+    assert counted(one, priced(one).prices, 2**63) is None
 
 
 def test_several_choices_cost_several_times() -> None:
@@ -263,6 +280,34 @@ def test_no_split_of_the_tokens_costs_more_than_the_bound(
     assert bound.prices is not None
     true = charge(bound.prices, tokens.named())
     assert true is not None and true <= bound.amount
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_what_is_charged_is_the_published_lists_own_sum(data: st.DataObject) -> None:
+    """Whatever is counted, and by whichever prices: those of a model in the list, or an operator's."""
+    snapshot = get_snapshot()
+    provider = data.draw(st.sampled_from([one for one in snapshot.providers if one.models]))
+    rates = st.decimals(0, 100, places=data.draw(st.integers(0, 14))).map(str)
+    own = Prices(source="own", rates={name: data.draw(rates) for name in ("input_mtok", "output_mtok")})
+    found = find({}, None, provider.id, data.draw(st.sampled_from(provider.models)).id, START_MS, gives_text=False)
+    count = st.integers(0, 2**31 - 1)
+    names = ("input", "output", "cache_read", "cache_write", "reasoning")
+    counts = Tokens(**{name: data.draw(count) for name in names if data.draw(st.booleans())}).named()
+    for prices in (own, *([found.now] if found else ())):
+        try:
+            by_list: int | None = from_dollars(_total(_model_price(prices), counts))
+        except (LookupError, ValueError):
+            by_list = None
+        assert charge(prices, counts) == by_list
+
+
+def test_counts_that_cannot_be_true_together_are_no_charge() -> None:
+    counts = {"input_tokens": 10, "cache_read_tokens": 11, "output_tokens": 1}
+    rates: dict[str, Any] = {"input_mtok": "1", "cache_read_mtok": "0.1", "output_mtok": "1"}
+    prices = Prices(source="own", rates=rates)
+    assert charge(prices, {**counts, "cache_read_tokens": 10}) == from_cents("0.0002")
+    assert charge(prices, counts) is None
 
 
 def test_recorded_prices_give_the_same_cost_again() -> None:

@@ -12,16 +12,20 @@ import pytest
 
 from skeldir.cli.services import Service
 
-UNIT = Path(__file__).resolve().parents[2] / "deploy" / "systemd" / "skeldir@.service"
+FOLDER = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
+UNIT = FOLDER / "skeldir@.service"
+ARCHIVE = ("skeldir-archive.service", "skeldir-archive.timer")
 
 
 def test_systemd_understands_it(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("no systemd-analyze on this machine")
-    installed = tmp_path / "skeldir@gateway.service"
-    installed.write_text(UNIT.read_text().replace("/opt/skeldir/bin/skeldir", sys.executable))
+    units = {"skeldir@gateway.service": UNIT} | {name: FOLDER / name for name in ARCHIVE}
+    for name, unit in units.items():
+        (tmp_path / name).write_text(unit.read_text().replace("/opt/skeldir/bin/skeldir", sys.executable))
+    installed = [str(tmp_path / name) for name in units]
     done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", str(installed)], capture_output=True, text=True, check=False
+        ["systemd-analyze", "verify", "--man=no", *installed], capture_output=True, text=True, check=False
     )
     about_it = [line for line in done.stderr.splitlines() if "skeldir" in line]
     assert (done.returncode, about_it) == (0, []), done.stderr
@@ -31,3 +35,14 @@ def test_it_names_what_there_is() -> None:
     text = UNIT.read_text()
     assert set(re.findall(r"skeldir@(\w+)", text)) == {service.value for service in Service}
     assert "ExecStart=/opt/skeldir/bin/skeldir serve %i" in text
+
+
+def test_who_archives_is_locked_up_as_a_service_is() -> None:
+    """And writes nothing but its folder."""
+    hardening = [line for line in UNIT.read_text().splitlines() if line.startswith(("Protect", "Restrict", "System"))]
+    text = (FOLDER / ARCHIVE[0]).read_text()
+    assert len(hardening) > 10 and not [line for line in hardening if line not in text.splitlines()]
+    assert "ExecStart=/opt/skeldir/bin/skeldir ledger archive\n" in text
+    assert re.findall(r"Environment=SKELDIR_ARCHIVE_DIR=/var/lib/(.*)", text) == re.findall(
+        r"StateDirectory=(.*)", text
+    )

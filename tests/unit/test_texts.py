@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from shared.texts.cipher import DataKey, decrypt, encrypt, key_of, keys_in, new_secret
 from shared.texts.master_key import (
@@ -87,9 +88,9 @@ def test_a_row_is_readable_with_its_keys_alone() -> None:
 
 
 def test_nothing_to_hide_is_nothing_to_do() -> None:
-    class Nothing:
-        task = None
-        output_text = ""
+    class Nothing(BaseModel):
+        task: None = None
+        output_text: str = ""
 
     assert not has_texts(Nothing())
     assert encrypted(event({}, output_text=""), KEY) == event({}, output_text="")

@@ -20,7 +20,7 @@ from services.executor.providers.failures import of_status, redacted
 from services.executor.providers.keys import Keys
 from services.executor.providers.prompt import not_supported
 from services.executor.providers.protocol import Answer, Call, Hear, ProviderFailure
-from services.executor.providers.wire import bounded, of_lost_connection, server_sent
+from services.executor.providers.wire import UNCOMPRESSED, bounded, counted, of_lost_connection, server_sent
 
 
 class AnthropicProvider:
@@ -28,7 +28,10 @@ class AnthropicProvider:
 
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = Keys(keys)
-        self._clients = [AsyncAnthropic(api_key=key, max_retries=0, open_telemetry=False) for key in keys]
+        http = anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [counted]}, headers=UNCOMPRESSED)
+        self._clients = [
+            AsyncAnthropic(api_key=key, max_retries=0, open_telemetry=False, http_client=http) for key in keys
+        ]
 
     async def call(self, call: Call) -> Answer:
         return await self._ask(call, None)
@@ -56,7 +59,7 @@ class AnthropicProvider:
             ) as response:
                 if hear is not None and "json" not in response.headers.get("content-type", ""):
                     return answer_of(await _heard(response, call, hear), call)
-                answer = _read(await bounded(response), call)
+                answer = _read(await bounded(response.iter_bytes()), call)
         except (anthropic.AnthropicError, httpx2.HTTPError) as error:
             raise self._keys.learn(key, failure_of(error, self._keys.redacted(str(error)))) from error
         return answer if hear is None else in_one_piece(answer, hear)
@@ -65,7 +68,7 @@ class AnthropicProvider:
 async def _heard(response: Any, call: Call, hear: Hear) -> dict[str, Any]:
     """The completion that the stream adds up to; each piece is heard as it comes."""
     transcript, assembly = Transcript(call), Assembly()
-    async for data in server_sent(response):
+    async for data in server_sent(response.iter_bytes()):
         try:
             event = orjson.loads(data)
         except orjson.JSONDecodeError as error:

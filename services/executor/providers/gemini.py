@@ -20,7 +20,7 @@ from services.executor.providers.gemini_request import request_of
 from services.executor.providers.keys import Keys
 from services.executor.providers.prompt import not_supported
 from services.executor.providers.protocol import Answer, Call, Hear, ProviderFailure
-from services.executor.providers.wire import counted, of_lost_connection
+from services.executor.providers.wire import UNCOMPRESSED, counted, of_lost_connection
 
 _STATUS = re.compile(r"[A-Z_]{2,40}")
 _SECONDS = re.compile(r"\d+(\.\d+)?s")
@@ -36,9 +36,7 @@ class GeminiProvider:
     def __init__(self, keys: Sequence[str]) -> None:
         self._keys = Keys(keys)
         # Given a client, the SDK does not look for aiohttp, with which it tries again on its own.
-        self._http = httpx2.AsyncClient(
-            event_hooks={"response": [counted]}, headers={"accept-encoding": "identity"}, limits=_LIMITS
-        )
+        self._http = httpx2.AsyncClient(event_hooks={"response": [counted]}, headers=UNCOMPRESSED, limits=_LIMITS)
         options = types.HttpOptions(httpx_async_client=self._http)
         self._clients = [genai.Client(api_key=key, vertexai=False, http_options=options) for key in keys]
 

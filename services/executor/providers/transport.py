@@ -6,7 +6,7 @@ here decides whether money may have gone (`wire.of_lost_connection`): an error's
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from urllib.request import getproxies, proxy_bypass
@@ -44,24 +44,36 @@ class Transport(httpx2.AsyncBaseTransport):
         self._session: aiohttp.ClientSession | None = None
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        url = URL(str(request.url), encoded=True)
+        headers, allowed = request.headers.multi_items(), request.extensions.get("timeout", {})
+        return await self.send(request, url, headers, await request.aread(), allowed)
+
+    async def send(
+        self,
+        request: httpx2.Request,
+        url: URL,
+        headers: Mapping[str, str] | list[tuple[str, str]],
+        body: bytes,
+        allowed: Mapping[str, float | None],
+    ) -> httpx2.Response:
+        """The response to a request like this one, with these headers and this body. `allowed`: seconds for what."""
         if self._session is None:
             connector = aiohttp.TCPConnector(limit=MAX_CONNECTIONS, keepalive_timeout=KEPT_S, ssl=self._tls)
             self._session = aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
             )
-        allowed = request.extensions.get("timeout", {})
         timeout = aiohttp.ClientTimeout(
             total=None, connect=allowed.get("pool"), sock_connect=allowed.get("connect"), sock_read=allowed.get("read")
         )
         with _named():
             response = await self._session.request(
                 request.method,
-                URL(str(request.url), encoded=True),
-                headers=request.headers.multi_items(),
-                data=await request.aread(),
+                url,
+                headers=headers,
+                data=body,
                 allow_redirects=False,
                 timeout=timeout,
-                proxy=proxy_for(request.url.scheme, request.url.host),
+                proxy=proxy_for(url.scheme, url.host or ""),
             )
         return httpx2.Response(response.status, headers=response.raw_headers, stream=_Body(response), request=request)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,15 +11,19 @@ import httpx2  # the SDKs' own transport: what it raises stands behind their err
 from services.executor.providers.protocol import ProviderFailure
 
 _BEFORE_THE_REQUEST = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout, httpx2.UnsupportedProtocol)
+# Of each request: what comes compressed may be a thousand times as long.
+UNCOMPRESSED = {"accept-encoding": "identity"}
+UNPACKED_BYTES = 2**16
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 MAX_ANSWER_BYTES = 4 * 2**20
 # A chunk of three letters has some 200 bytes around them.
 MAX_STREAM_BYTES = 16 * MAX_ANSWER_BYTES
 
 
-async def bounded(response: Any) -> bytes:
-    """The whole body. Raises ProviderFailure for one that is too large."""
+async def bounded(parts: AsyncIterator[bytes]) -> bytes:
+    """The whole of a body that comes in parts. Raises ProviderFailure for one that is too large."""
     body = bytearray()
-    async for part in response.iter_bytes():
+    async for part in parts:
         body += part
         if len(body) > MAX_ANSWER_BYTES:
             problem = f"the answer has more than {MAX_ANSWER_BYTES} bytes"
@@ -26,10 +31,10 @@ async def bounded(response: Any) -> bytes:
     return bytes(body)
 
 
-async def server_sent(response: Any) -> AsyncIterator[bytes]:
+async def server_sent(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """The data of each server-sent event, on one line. Raises as `bounded`."""
     size, rest, data = 0, b"", []
-    async for part in response.iter_bytes():
+    async for part in parts:
         size += len(part)
         if size > MAX_STREAM_BYTES or len(rest) > MAX_ANSWER_BYTES:
             problem = f"the stream has more than {MAX_STREAM_BYTES} bytes, or one line more than {MAX_ANSWER_BYTES}"
@@ -44,6 +49,32 @@ async def server_sent(response: Any) -> AsyncIterator[bytes]:
                 data = []
     if data:
         yield b" ".join(data)
+
+
+class _Unpacked(httpx2.AsyncByteStream):
+    """A body that came compressed all the same, a little at a time: whoever reads it may stop before it is large."""
+
+    def __init__(self, body: Any, coding: str) -> None:
+        self._body = body
+        self._coding = coding
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._coding not in ("gzip", "deflate"):
+            raise httpx2.DecodingError(f"the answer is packed as {self._coding}, and none was to be packed")
+        unpacking, empty = zlib.decompressobj(_GZIP_OR_ZLIB), True
+        try:
+            async for part in self._body:
+                empty = empty and not part
+                while part:
+                    yield unpacking.decompress(part, UNPACKED_BYTES)
+                    part = unpacking.unconsumed_tail
+        except zlib.error as error:
+            raise httpx2.DecodingError(f"the answer cannot be unpacked: {error}") from error
+        if not unpacking.eof and not empty:  # an error may have no body, and name a packing all the same
+            raise httpx2.DecodingError("the answer cannot be unpacked: it ends too soon")
+
+    async def aclose(self) -> None:
+        await self._body.aclose()
 
 
 class _Counted(httpx2.AsyncByteStream):
@@ -69,6 +100,9 @@ class _Counted(httpx2.AsyncByteStream):
 
 async def counted(response: httpx2.Response) -> None:
     """A hook for an SDK that reads its responses by itself: reading them raises as `bounded` and `server_sent` do."""
+    if (coding := response.headers.get("content-encoding", "identity").lower()) != "identity":
+        response.stream = _Unpacked(response.stream, coding)  # else that is done at once, before anybody counts
+        del response.headers["content-encoding"]
     streams = "event-stream" in response.headers.get("content-type", "")
     response.stream = _Counted(response.stream, MAX_STREAM_BYTES if streams else MAX_ANSWER_BYTES)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from services.gateway import dialects, openai_shape
 from services.gateway.documented import ASKED, asked
-from services.gateway.door import Door, Submitted, too_large
+from services.gateway.door import Door, Submitted, header, too_large
 from services.gateway.problems import Problem
 from services.gateway.routes.openai_stream import StreamedAnswer
 from services.gateway.submission import Invalid, TaskRequest, parse_json, validate
@@ -22,6 +23,8 @@ _TRANSPORT = frozenset({"stream", "stream_options"})
 _INPUT = asked(input={"anyOf": [{"type": "string", "minLength": 1}, {"type": "array", "minItems": 1}]})
 # An answer has at most 4 MiB, and that many vectors fit into it.
 MAX_EMBEDDED = 200
+# Of a watermark: what is longer is no number that it can be, and may be too long to be read as one.
+MAX_DIGITS = 100
 
 
 def router(door: Door) -> APIRouter:
@@ -49,7 +52,7 @@ def router(door: Door) -> APIRouter:
         wait_s = door.settings.max_wait_seconds
         submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s)
         result = _answered(submitted)
-        return JSONResponse(openai_shape.completion(result, int(time.time())), headers=_headers(result, submitted))
+        return _json(openai_shape.completion(result, int(time.time())), result, submitted)
 
     @routes.post("/responses", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's responses, governed")
     async def responses(request: Request) -> Response:
@@ -61,7 +64,7 @@ def router(door: Door) -> APIRouter:
         wait_s = door.settings.max_wait_seconds
         submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s, operation="responses")
         result = _answered(submitted)
-        return JSONResponse(dialects.response(result), headers=_headers(result, submitted))
+        return _json(dialects.response(result), result, submitted)
 
     @routes.post("/embeddings", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's embeddings, governed")
     async def embeddings(request: Request) -> Response:
@@ -73,7 +76,7 @@ def router(door: Door) -> APIRouter:
         result = _answered(submitted)
         if result.completion is None:
             raise Problem(502, "no_embeddings", f"task {result.task_id} has no embeddings", retry=False)
-        return JSONResponse(result.completion, headers=_headers(result, submitted))
+        return _json(result.completion, result, submitted)
 
     return routes
 
@@ -116,15 +119,16 @@ def _task(request: Request, body: dict[str, Any]) -> dict[str, Any]:
     if headers.get("x-skeldir-cache", "").lower() in ("on", "true", "1"):
         prompt["cache_enabled"] = True
         watermark = headers.get("x-skeldir-cache-watermark", "0")
-        prompt["cache_watermark"] = int(watermark) if watermark.isdecimal() else watermark
+        is_number = watermark.isdecimal() and len(watermark) <= MAX_DIGITS
+        prompt["cache_watermark"] = int(watermark) if is_number else watermark
     task: dict[str, Any] = {"task_type": headers.get("x-skeldir-task-type", "route"), "prompt": prompt}
-    for header, name in (
+    for named, name in (
         ("x-skeldir-user", "user_id"),
         ("x-skeldir-max-cost-cents", "max_cost_cents"),
         ("x-skeldir-correlation-id", "correlation_id"),
     ):
-        if header in headers:
-            task[name] = headers[header]
+        if (value := header(request, named)) is not None:
+            task[name] = value
     return task
 
 
@@ -140,6 +144,6 @@ def _answered(submitted: Submitted) -> TaskResult:
     return result
 
 
-def _headers(result: TaskResult, submitted: Submitted) -> dict[str, str]:
+def _json(body: dict[str, Any], result: TaskResult, submitted: Submitted) -> Response:
     cost = {"X-Skeldir-Task-Id": str(result.task_id), "X-Skeldir-Cost-Cents": str(result.usage.cost_cents)}
-    return {**cost, **submitted.remaining}
+    return Response(orjson.dumps(body), headers={**cost, **submitted.remaining}, media_type="application/json")

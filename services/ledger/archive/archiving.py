@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ PAGE = 2000
 LOCK_TIMEOUT = "2s"
 TRIES = 60
 PAUSE_S = 1.0
+LOOKED_AT = 5000
 
 _MONTHS = """
 SELECT to_date(right(relid::text, 7), 'YYYY_MM') AS month, greatest(0, reltuples)::bigint AS rows
@@ -46,7 +48,7 @@ FROM pg_partition_tree('public.events') JOIN pg_class ON pg_class.oid = relid
 WHERE level = 1 AND to_date(right(relid::text, 7), 'YYYY_MM') < $1 ORDER BY 1
 """
 # The books end where the last checkpoint is, or now: restored from an old copy, they end earlier.
-_END = """
+END = """
 SELECT least(now(), to_timestamp((max(split_part(entry_id, '-', 1)::bigint) / 1000)::double precision))
 FROM checkpoints WHERE entry_id <> '0-0'
 """
@@ -63,6 +65,18 @@ AND NOT EXISTS (SELECT FROM open WHERE open.tenant_id = e.tenant_id AND open.sub
 """
 _ROWS = f"{_OPEN} SELECT {', '.join(COLUMNS)} FROM events AS e WHERE {_OF_MONTH} AND {_GOES} ORDER BY partition, seq"
 _STAYS = f"{_OPEN} SELECT seq FROM events AS e WHERE {_OF_MONTH} AND NOT ({_GOES})"
+# The same of some rows, by keys: who only looks reads no whole table of calls for it.
+_SOME = f"""
+SELECT DISTINCT tenant_id, subject FROM (
+  SELECT tenant_id, subject FROM events WHERE {_OF_MONTH} AND partition IS NOT NULL AND seq > 0 LIMIT $3
+) AS first
+"""
+_SOME_OPEN = """
+SELECT tenant_id, id::text AS subject FROM llm_api_calls WHERE id = ANY ($2::uuid[]) AND status = 'pending'
+UNION SELECT tenant_id, api_call_id::text FROM llm_budget_reservations
+WHERE tenant_id = ANY ($1::uuid[]) AND api_call_id = ANY ($2::uuid[]) AND state IN ('reserved', 'held')
+"""
+_TASK = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _COPY = f"SELECT {', '.join(COLUMNS)} FROM"
 _RECORD = f"""
 INSERT INTO event_archives ({", ".join(ArchivedFile.__slots__)})
@@ -97,15 +111,14 @@ async def archive(
     `key`: seals the records. `keep`: the files are written and checked, and nothing leaves the database.
     Raises ArchiveProblem, Busy, OSError, the driver's errors; the months before are then archived.
     """
-    parquet.library()
-    os.makedirs(folder, exist_ok=True)
+    check_folder(folder)
     done = []
-    async with _connected(database_url) as connection:
+    async with connected(database_url) as connection:
         await alone(connection)
         async with connection.transaction(readonly=True):
             await write_as_ledger(connection)
-            months = [tuple(row) for row in await connection.fetch(_MONTHS, before)]
-            end = await connection.fetchval(_END) or await connection.fetchval("SELECT now()")
+            months = await months_before(connection, before)
+            end = await connection.fetchval(END)
         if before > (latest := latest_before(end)):
             raise ArchiveProblem(f"the books end on {end:%Y-%m-%d}: that month and the one before it stay, so at most "
                                  f"--before {latest:%Y-%m}")  # fmt: skip
@@ -120,15 +133,46 @@ async def archive(
     return done
 
 
-def latest_before(end: datetime) -> date:
-    """Months before this one may go, of books that end then: the last two stay, in which ids of events that come again
-    are looked up (`chain/heads.py`) and windows of quotas lie."""
-    first = end.astimezone(UTC).date().replace(day=1)
-    return (first - timedelta(days=1)).replace(day=1)
+def check_folder(folder: Path) -> None:
+    """Whether files can be written there; it is made where it is not. Raises ArchiveProblem."""
+    parquet.library()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArchiveProblem(f"the archive's folder cannot be made: {error}") from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ArchiveProblem(f"the archive's folder cannot be written: {folder}")
+
+
+async def months_before(connection: Connection, before: date) -> list[tuple[date, int]]:
+    """The months before that one that have a table, the oldest first, and about how many events each has."""
+    return [(row["month"], row["rows"]) for row in await connection.fetch(_MONTHS, before)]
+
+
+async def may_go(connection: Connection, month: date) -> bool:
+    """Whether a month has events that can leave the database, of the first `LOOKED_AT`. As the ledger."""
+    rows = {tuple(row) for row in await connection.fetch(_SOME, *_span(month), LOOKED_AT)}
+    tenants, tasks = {tenant for tenant, _ in rows}, [subject for _, subject in rows if _TASK.fullmatch(subject)]
+    stay = {tuple(row) for row in await connection.fetch(_SOME_OPEN, list(tenants), tasks)}
+    return bool(rows - stay)
+
+
+def latest_before(end: datetime, months: int = 1) -> date:
+    """Months before this one may go, of books that end then, where so many stay beside the last. Two stay at least: ids
+    of events that come again are looked up in them (`chain/heads.py`), and windows of quotas lie there."""
+    of = end.astimezone(UTC)
+    year, month = divmod(of.year * 12 + of.month - 1 - max(1, months), 12)
+    return date(year, month + 1, 1)
+
+
+def _span(month: date) -> tuple[datetime, datetime]:
+    start = datetime(month.year, month.month, 1, tzinfo=UTC)
+    return start, (start + timedelta(days=32)).replace(day=1)
 
 
 @asynccontextmanager
-async def _connected(database_url: str) -> AsyncIterator[Connection]:
+async def connected(database_url: str) -> AsyncIterator[Connection]:
+    """A connection of its own, for as long as a month takes."""
     connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=TIMEOUT_S)
     try:
         yield connection
@@ -147,8 +191,7 @@ class _Month:
         self._folder = folder
         self._month = month
         self._table = f"events_{month:%Y_%m}"
-        start = datetime(month.year, month.month, 1, tzinfo=UTC)
-        self._span = (start, (start + timedelta(days=32)).replace(day=1))
+        self._span = _span(month)
         self._read = read
         self._upto = 0
         self._stay: list[int] = []
@@ -162,7 +205,7 @@ class _Month:
                 self._upto = await connection.fetchval("SELECT last_value FROM events_seq_seq")
             asked = (*self._span, self._upto)
             self._stay = [row["seq"] for row in await connection.fetch(_STAYS, *asked)]
-            links = Links(connection, await find(connection, self._folder))
+            links = Links(connection, await find(connection, self._folder), "nothing of its month was archived")
             await connection.execute("SET LOCAL work_mem = '128MB'")
             cursor = await connection.cursor(_ROWS, *asked)
             file: NewFile | None = None

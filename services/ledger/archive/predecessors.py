@@ -1,4 +1,4 @@
-"""Whether the rows that are to be archived are those that were hashed: each follows on the one before it in its chain.
+"""Whether rows, on their way into the archive or back, are those that were hashed: each follows on the one before it.
 
 The one before may be elsewhere: in a file, in the month before or, where it was taken in late, in a later one.
 """
@@ -24,11 +24,12 @@ _ANYWHERE = "SELECT chain_no, chain_hash FROM events WHERE partition = $1 AND ch
 
 
 class Links:
-    """Rows chain after chain, by their numbers."""
+    """Rows chain after chain, by their numbers. `refusal`: what then is not done."""
 
-    def __init__(self, connection: Connection, archive: Archive) -> None:
+    def __init__(self, connection: Connection, archive: Archive, refusal: str) -> None:
         self._connection = connection
         self._archive = archive
+        self._refusal = refusal
         self._last: tuple[int, int, bytes] = (0, -1, b"")
         self._beginnings: dict[int, list[Mapping[str, Any]]] = {}
 
@@ -39,7 +40,7 @@ class Links:
             if number is None:
                 continue  # from before there was a chain
             if (chain, number - 1) == self._last[:2]:
-                _check(chain, row, self._last[2])
+                self._check(chain, row, self._last[2])
             else:
                 self._beginnings.setdefault(chain, []).append(row)
             self._last = chain, number, row["chain_hash"]
@@ -61,8 +62,8 @@ class Links:
             for row in rows:
                 before = hashes.get(row["chain_no"] - 1)
                 if before is None:
-                    raise ArchiveProblem(_problem(chain, row, "the row before it is missing"))
-                _check(chain, row, before)
+                    raise self._problem(chain, row, "the row before it is missing")
+                self._check(chain, row, before)
 
     def _in_files(self, chain: int, numbers: Sequence[int]) -> list[Mapping[str, Any]]:
         found: list[Mapping[str, Any]] = []
@@ -71,12 +72,10 @@ class Links:
                 found += ParquetFile(self._archive.path(one)).by_chain_numbers(numbers, ("chain_no", "chain_hash"))
         return found
 
+    def _check(self, chain: int, row: Mapping[str, Any], before: bytes) -> None:
+        if link(before, of_row(row)) != row["chain_hash"]:
+            raise self._problem(chain, row, "its hash is not that of its content and the row before it")
 
-def _check(chain: int, row: Mapping[str, Any], before: bytes) -> None:
-    if link(before, of_row(row)) != row["chain_hash"]:
-        raise ArchiveProblem(_problem(chain, row, "its hash is not that of its content and the row before it"))
-
-
-def _problem(chain: int, row: Mapping[str, Any], what: str) -> str:
-    where = f"{name_of(chain)} row {row['chain_no']}"
-    return f"{where}, {about(row)}: {what}; nothing of its month was archived: see `skeldir ledger verify`"
+    def _problem(self, chain: int, row: Mapping[str, Any], what: str) -> ArchiveProblem:
+        where = f"{name_of(chain)} row {row['chain_no']}"
+        return ArchiveProblem(f"{where}, {about(row)}: {what}; {self._refusal}: see `skeldir ledger verify`")

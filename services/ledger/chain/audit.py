@@ -114,6 +114,7 @@ async def verify_chains(
             walked = [await walk(shares[0], follower.take)]
         else:
             walked = await _in_processes(shares, follower)
+        follower.end()
     report.sum_up(found, walked)
     if resume is not None:
         bookmark.remove(resume)
@@ -225,3 +226,8 @@ class _Follower:
             bookmark.write(self._file, self._kept)
         if self._progress is not None:
             self._progress(self._done, self._total)
+
+    def end(self) -> None:
+        """Say that all is done: the last that other processes told may not have arrived when they ended."""
+        if self._progress is not None:
+            self._progress(self._total, self._total)

@@ -34,7 +34,7 @@ class Orders:
     async def publish(self, authorization: str, order: dict[str, Any]) -> dict[str, Any]:
         """Have the gateway publish an order; its answer. Raises Refused with the gateway's own status and words."""
         if self.problem is not None:
-            raise Refused(503, self.problem)
+            raise Refused(503, "no_gateway", self.problem)
         if self._http is None:
             self._http = httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False)
         try:
@@ -48,9 +48,10 @@ class Orders:
             log.warning("an order was not passed on", problem=type(error).__name__)
             # It may be in the log all the same: whoever gave it must look.
             problem = "the gateway did not answer: look whether the order is in force, and give it again if not"
-            raise Refused(503, problem) from error
+            raise Refused(503, "gateway_unreachable", problem) from error
         if reply.status_code != 202:
-            raise Refused(reply.status_code, str(said.get("detail", "the gateway refused the order")))
+            code, detail = said.get("code", "refused"), said.get("detail", "the gateway refused the order")
+            raise Refused(reply.status_code, str(code), str(detail))
         return said
 
     async def close(self) -> None:

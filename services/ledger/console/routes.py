@@ -149,15 +149,15 @@ class Console:
         _same_site(request)
         login = self._logins.find(request.cookies.get(COOKIE))
         if login is None:
-            raise Refused(401, "log in")
+            raise Refused(401, "not_logged_in", "log in")
         if not is_token(login, request.headers.get("x-csrf-token")):
-            raise Refused(403, "this did not come from the console's own page: load it again")
+            raise Refused(403, "wrong_page", "this did not come from the console's own page: load it again")
         return login
 
     def _operator(self, login: Login) -> View:
         view = self._door.admit(login.authorization, None, None)
         if not view.is_operator:
-            raise Refused(403, "orders are for operators' keys")
+            raise Refused(403, "wrong_role", "orders are for operators' keys")
         return view
 
     async def _noted(self, view: View, what: str) -> None:
@@ -191,14 +191,14 @@ def _parsed(order: dict[str, Any]) -> control.ControlEvent:
     try:
         return control.parse_control(orjson.dumps(order))
     except control.InvalidControl as error:
-        raise Refused(422, str(error)) from error
+        raise Refused(422, "invalid_control", str(error)) from error
 
 
 def _same_site(request: Request) -> None:
     """Browsers say from where a request comes; from another site's page it is not taken. Raises Refused."""
     if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
-        raise Refused(403, "this comes from another site")
+        raise Refused(403, "wrong_page", "this comes from another site")
     if not request.headers.get("content-type", "").startswith("application/json"):
-        raise Refused(415, "send application/json")
+        raise Refused(415, "wrong_media_type", "send application/json")
     if int(request.headers.get("content-length") or MAX_ORDER + 1) > MAX_ORDER:
-        raise Refused(413, f"at most {MAX_ORDER} bytes")
+        raise Refused(413, "too_large", f"at most {MAX_ORDER} bytes")

@@ -18,6 +18,7 @@ from services.executor.attempts import Attempts
 from services.executor.journal import GROUP, Journal
 from services.executor.performance import Performer
 from services.executor.providers import Answer, Call, Hear, Provider
+from services.executor.reading import Reading
 from services.executor.room import Room
 from services.executor.worker import PartitionWorker
 from shared.clock import ServerClock
@@ -103,9 +104,10 @@ class Executor:
         self.journal = Journal(redis, name, settings)
         self.attempts = Attempts(name, self.journal, self.control, self.clock, known, settings)
         self.performer = Performer(name, self.journal, self.attempts, self.control, self.clock, settings)
-        self.worker = PartitionWorker(redis, partition, name, self.performer, self.control, self.room, settings)
+        self.worker = PartitionWorker(redis, partition, name, self.performer, self.room, settings)
+        reading = Reading(redis, name, [self.worker], self.control, self.room, settings)
         self.control_task = asyncio.create_task(self._follow(control_after_s))
-        self._tasks = [asyncio.create_task(self.worker.run()), asyncio.create_task(self.clock.follow(redis))]
+        self._tasks = [asyncio.create_task(reading.run()), asyncio.create_task(self.clock.follow(redis))]
 
     async def crash(self) -> None:
         """Gone in the middle of everything: nothing that is under way is ended, nothing is said."""

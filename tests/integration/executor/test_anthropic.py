@@ -63,6 +63,7 @@ async def test_a_task_is_answered_priced_and_bounded(bench: Bench, server: MockP
     assert end.response_metadata["completion"]["choices"][0]["finish_reason"] == "stop"
     (one,) = server.calls
     assert one.path == "/v1/messages" and one.headers["authorization"] == f"Bearer {SECRETS[0]}"
+    assert one.headers["accept-encoding"] == "identity", "what is unpacked is in no bounds"
     said = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
     assert one.body == {"model": "claude-haiku-4-5", "max_tokens": 64, "messages": said}
 

@@ -107,7 +107,7 @@ async def test_ten_identical_tasks_at_once_make_one_call(bench: Bench) -> None:
     """Whichever of two executors they reach: one reads no more once it leads, so the other gets the rest."""
     gate = Gate()
     async with bench.executor({"stub": gate}, name="leads") as leads:
-        leads.worker._max_held = 3
+        leads.worker.max_held = 3
         await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(3)))
         await until(lambda: bool(gate.calls) and len(leads.worker._held) == 3)
         async with bench.executor({"stub": gate}, name="waits") as waits:

@@ -66,6 +66,7 @@ async def test_a_task_is_answered_priced_and_bounded(bench: Bench, server: MockP
     (one,) = server.calls
     assert one.path == "/v1/models/gemini-2.5-flash:generateContent"
     assert one.headers["x-goog-api-key"] == SECRETS[0]
+    assert one.headers["accept-encoding"] == "identity", "what is unpacked is in no bounds"
     said = [{"role": "user", "parts": [{"text": "hello"}]}]
     assert one.body == {"contents": said, "generationConfig": {"maxOutputTokens": 64}}
 

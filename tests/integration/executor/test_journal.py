@@ -48,8 +48,7 @@ async def case(bench: Bench, redis_as: Callable[[str], Redis]) -> Case:
     redis = redis_as("executor")
     await redis.xgroup_create(bench.partition.decisions, GROUP, id="0")
     reply: Any = await redis.xreadgroup(GROUP, "reader", {bench.partition.decisions: ">"})
-    pages: Any = reply.values() if isinstance(reply, dict) else (page for _, page in reply)
-    ((entry_id, _),) = [entry for page in pages for entry in (page[0] if isinstance(page[0], list) else page)]
+    ((entry_id, _),) = reply[bench.partition.decisions]
     return Case(bench, delivery_of(bench.partition, entry_id.decode(), event, redelivered=False))
 
 

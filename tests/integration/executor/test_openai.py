@@ -47,7 +47,7 @@ async def test_a_success_is_priced_exactly_from_its_usage(bench: Bench, provider
     assert end.response_metadata["completion"]["id"] == "chatcmpl-1"
     (call,) = provider.calls
     assert call.path == "/v1/chat/completions" and call.headers["authorization"] == f"Bearer {SECRET}"
-    assert call.headers["idempotency-key"] == event.subject
+    assert call.headers["idempotency-key"] == event.subject and call.headers["accept-encoding"] == "identity"
     assert call.headers["x-client-request-id"] == str(end.attempt_id)
     assert (call.body["model"], call.body["messages"]) == ("gpt-4o-mini", HELLO["messages"])
 

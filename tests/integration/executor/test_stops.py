@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import orjson
+import pytest
 from redis import Redis as BlockingRedis
 
+from services.executor import streaming
 from services.executor.delivery import Delivery
 from services.executor.providers import Answer, Call
 from shared.events.decisions import BlockReason, TaskBlocked
-from shared.events.outcomes import DecisionExpired, TaskSucceeded
+from shared.events.outcomes import DecisionExpired, TaskFailed, TaskSucceeded
 from shared.money import from_cents
 from shared.partitions import CONTROL
 from skeldir.embedded import EmbeddedValkey
-from tests.integration.executor.conftest import Bench, Gate, OnlyCalls, until
+from tests.integration.executor.conftest import Bench, Executor, Gate, OnlyCalls, until
 
 
 async def test_a_kill_switch_stops_what_was_allowed_before_it(bench: Bench) -> None:
@@ -32,6 +34,22 @@ async def test_a_kill_switch_stops_what_was_allowed_before_it(bench: Bench) -> N
     result = await bench.result(event)
     assert (result["status"], result["blocked_reason"]) == ("blocked", "provider_kill_switch")
     assert result["provider_attempted"] is False and await bench.pending() == 0
+
+
+async def test_a_stream_is_cut_when_the_order_comes_and_not_with_the_next_tick(
+    bench: Bench, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streaming, "TICK_S", 60)
+    event, gate = bench.allowed(stream=True), Gate()
+    with BlockingRedis.from_url(valkey.url("gateway")) as gateway, gateway.pubsub() as listener:
+        listener.ssubscribe(bench.partition.chunks(UUID(event.subject)))
+        assert listener.get_sharded_message(timeout=5) is not None
+        async with bench.executor({"stub": gate}):
+            await bench.decide(event)
+            await until(lambda: len(gate.calls) == 1, "the call")
+            await bench.engage()
+            end = await bench.end(TaskFailed)
+    assert end.reason == "stream_cut:provider_kill_switch"
 
 
 async def test_released_it_goes_on_without_a_restart(bench: Bench) -> None:
@@ -58,24 +76,43 @@ async def test_only_its_scope_is_stopped(bench: Bench) -> None:
     assert {end.subject: end.type for end in ends} == {stopped.subject: "task.blocked", free.subject: "task.succeeded"}
 
 
+def the_order_comes_behind_the_record(bench: Bench, executor: Executor) -> None:
+    """A kill switch, once the attempt is recorded and before its call; the executor knows of it then."""
+    begin = executor.journal.begin
+
+    async def begins(*args: object) -> object:
+        verdict = await begin(*args)  # type: ignore[arg-type]
+        await bench.engage()
+        await until(lambda: any(one.tenant_id == bench.tenant for one in executor.control.state.switches))
+        return verdict
+
+    executor.journal.begin = begins  # type: ignore[assignment]
+
+
 async def test_a_switch_between_the_record_and_the_call_is_seen_in_the_last_moment(bench: Bench) -> None:
     """The attempt is recorded when the order comes: the call is not made, and the task ends as blocked, unattempted."""
     gate = Gate(is_open=True)
     async with bench.executor({"stub": gate}) as executor:
-        begin = executor.journal.begin
-
-        async def begins_and_then_the_order_comes(*args: object) -> object:
-            verdict = await begin(*args)  # type: ignore[arg-type]
-            await bench.engage()
-            await until(lambda: any(one.tenant_id == bench.tenant for one in executor.control.state.switches))
-            return verdict
-
-        executor.journal.begin = begins_and_then_the_order_comes  # type: ignore[assignment]
+        the_order_comes_behind_the_record(bench, executor)
         event = await bench.allow()
         end = await bench.end(TaskBlocked)
     assert gate.calls == [] and end.reason == BlockReason.KILL_SWITCH
     assert [one.type for one in await bench.outcomes()] == ["attempt.started", "task.blocked"]
     assert (await bench.record(event))["state"] == "ended" and await bench.pending() == 0
+
+
+async def test_a_stream_is_not_cut_before_the_provider_is_asked(bench: Bench, valkey: EmbeddedValkey) -> None:
+    """There is nothing to cut, and nothing to pay for: it is blocked, as a call that is not streamed."""
+    event, gate = bench.allowed(stream=True), Gate(is_open=True)
+    with BlockingRedis.from_url(valkey.url("gateway")) as gateway, gateway.pubsub() as listener:
+        listener.ssubscribe(bench.partition.chunks(UUID(event.subject)))
+        assert listener.get_sharded_message(timeout=5) is not None
+        async with bench.executor({"stub": gate}) as executor:
+            the_order_comes_behind_the_record(bench, executor)
+            await bench.decide(event)
+            end = await bench.end(TaskBlocked)
+    assert gate.calls == [] and end.reason == BlockReason.KILL_SWITCH
+    assert (await bench.result(event))["provider_attempted"] is False
 
 
 async def test_a_manual_shutoff_blocks_with_the_operators_words(bench: Bench) -> None:

@@ -8,6 +8,7 @@ from uuid import uuid4
 import orjson
 import pytest
 
+from services.executor import reading
 from services.executor.journal import GROUP
 from services.executor.performance import Performer
 from services.executor.worker import HELD_PER_PLACE
@@ -28,8 +29,11 @@ async def test_no_more_is_taken_than_there_is_room_for(bench: Bench) -> None:
     assert len(gate.calls) == 100
 
 
-async def test_a_tenants_flood_of_slow_calls_keeps_no_other_tenant_waiting(bench: Bench) -> None:
+async def test_a_tenants_flood_of_slow_calls_keeps_no_other_tenant_waiting(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its calls hang, its tasks stand first in the stream: the other task is found behind them, and has a place."""
+    monkeypatch.setattr(reading, "READ_AHEAD_S", 60)  # that is for when there is none
     gate = Gate()
     async with bench.executor({"stub": gate}, executor_concurrency=8) as executor:
         await bench.decide(*(bench.allowed() for _ in range(40)))

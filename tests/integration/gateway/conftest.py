@@ -88,7 +88,10 @@ class Bench:
         self.admin = admin
         self.tenant, self.user = uuid4(), uuid4()
         # Long enough for a loaded machine, short enough to wait for.
-        self.settings = Settings(executor_claim_idle_ms=400, batch_size=100, max_wait_seconds=20)
+        # Staleness has tests of its own: here a machine that stands still for two seconds is not to refuse a request.
+        self.settings = Settings(
+            executor_claim_idle_ms=400, batch_size=100, max_wait_seconds=20, control_staleness_ms=15_000
+        )
 
     @asynccontextmanager
     async def gateway(

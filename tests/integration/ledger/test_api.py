@@ -412,33 +412,68 @@ async def test_the_read_api_is_described(door: Door) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"),
+    ("path", "status", "code"),
     [
-        ("/v1/calls?limit=0", 422),
-        ("/v1/calls?limit=many", 422),
-        ("/v1/calls?status=odd", 422),
-        ("/v1/calls?before=then", 422),
-        ("/v1/calls?user_id=me", 422),
-        ("/v1/calls/none", 422),
-        ("/v1/events", 422),
-        ("/v1/calls?since=2026-01-01T00:00:00", 422),
-        ("/v1/calls?before=WyJhIiwiYiJd", 422),
-        ("/v1/calls?format=xml", 422),
-        ("/v1/series?step=minute&since=2020-01-01T00:00:00Z", 422),
-        ("/v1/anomalies?since=2020-01-01T00:00:00Z", 422),
-        ("/v1/costs?by=mood", 422),
-        ("/v1/costs?month=2026-13", 422),
-        ("/v1/statement?format=pdf", 422),
-        ("/v1/nothing", 404),
-        (f"/v1/calls/{UUID(int=4711)}", 404),
-        ("/v1/dashboards/pg_roles", 404),
+        ("/v1/calls?limit=0", 422, "invalid_parameter"),
+        ("/v1/calls?limit=many", 422, "invalid_parameter"),
+        ("/v1/calls?status=odd", 422, "invalid_parameter"),
+        ("/v1/calls?before=then", 422, "invalid_cursor"),
+        ("/v1/calls?user_id=me", 422, "invalid_parameter"),
+        ("/v1/calls/none", 422, "invalid_parameter"),
+        ("/v1/events", 422, "invalid_parameter"),
+        ("/v1/calls?since=2026-01-01T00:00:00", 422, "invalid_parameter"),
+        ("/v1/calls?before=WyJhIiwiYiJd", 422, "invalid_parameter"),
+        ("/v1/calls?before=WyJ4Il0", 422, "invalid_cursor"),
+        (f"/v1/calls?before={'W' * 3000}", 422, "invalid_parameter"),
+        ("/v1/calls?format=xml", 422, "invalid_parameter"),
+        ("/v1/series?step=minute&since=2020-01-01T00:00:00Z", 422, "invalid_parameter"),
+        ("/v1/anomalies?since=2020-01-01T00:00:00Z", 422, "invalid_parameter"),
+        ("/v1/series?until=0001-01-01T00:00:00Z", 422, "invalid_parameter"),
+        ("/v1/series?step=day&since=9999-12-30T00:00:00Z&until=9999-12-31T23:59:59Z", 422, "invalid_parameter"),
+        ("/v1/anomalies?since=0001-01-01T00:00:00Z&until=0001-01-02T00:00:00Z", 422, "invalid_parameter"),
+        ("/v1/anomalies?since=9999-12-31T23:00:00-14:00&until=9999-12-31T23:59:59-14:00", 422, "invalid_parameter"),
+        ("/v1/costs?by=mood", 422, "invalid_parameter"),
+        ("/v1/costs?month=2026-13", 422, "invalid_parameter"),
+        ("/v1/statement?format=pdf", 422, "invalid_parameter"),
+        ("/v1/nothing", 404, "no_such_path"),
+        (f"/v1/calls/{UUID(int=4711)}", 404, "unknown_call"),
+        ("/v1/dashboards/pg_roles", 404, "unknown_dashboard"),
     ],
 )
-async def test_bad_questions_get_a_clear_answer(path: str, status: int, door: Door) -> None:
+async def test_bad_questions_get_a_clear_answer(path: str, status: int, code: str, door: Door) -> None:
     reply = await door.get(path, await door.key("auditor", door.bench.tenant))
     assert reply.status_code == status
     assert reply.headers["content-type"] == "application/problem+json"
-    assert reply.json()["detail"]
+    problem = reply.json()
+    assert problem["detail"] and problem["instance"] == path.partition("?")[0]
+    assert (problem["status"], problem["code"], problem["type"]) == (status, code, f"urn:skeldir:problem:{code}")
+
+
+async def test_nobody_reads_while_keys_cannot_be_checked(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    auditor = await door.key("auditor", door.bench.tenant)
+    monkeypatch.setattr(ControlReader, "is_stale", True)
+    refused = await door.get("/v1/calls", auditor)
+    assert (refused.status_code, refused.json()["code"]) == (503, "control_stale")
+    assert refused.headers["retry-after"] == "1"
+
+
+async def test_a_fault_of_ours_is_a_problem_that_tells_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: Any) -> None:
+        raise KeyError("a secret")
+
+    auditor = await door.key("auditor", door.bench.tenant)
+    monkeypatch.setattr(Overview, "series", fails)
+    app = door.client._transport.app  # type: ignore[attr-defined]
+    quiet = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=quiet, base_url="http://ledger") as client:
+        reply = await client.get("/v1/series", headers={"Authorization": f"Bearer {auditor}"})
+    assert (reply.status_code, reply.json()["code"]) == (500, "internal_error")
+    assert "secret" not in reply.text
+
+
+async def test_another_method_is_told_which_one_there_is(door: Door) -> None:
+    reply = await door.client.post("/v1/calls")
+    assert reply.status_code == 405 and "GET" in reply.headers["allow"]
 
 
 async def test_without_a_good_key_nobody_reads(door: Door) -> None:

@@ -75,7 +75,7 @@ async def test_sums_are_there_after_a_way_down_and_up_again(empty_url: str) -> N
         connection = await asyncpg.connect(empty_url)
         try:
             await connection.execute("SET ROLE skeldir_ledger")
-            assert await connection.fetchval("SELECT count(*) FROM call_hours_of_all") > 0
+            assert await connection.fetchval("SELECT count(*) FROM call_quarters_of_all") > 0
             return await rollups.differences(connection)
         finally:
             await connection.close()
@@ -84,6 +84,15 @@ async def test_sums_are_there_after_a_way_down_and_up_again(empty_url: str) -> N
     with psycopg.connect(empty_url, autocommit=True) as owner:
         owner.execute(CALLS.encode())
     assert await different() == []
+    with psycopg.connect(empty_url) as owner:  # what the release before reads, while it is replaced
+        owner.execute(b"SET ROLE skeldir_ledger")
+        by_users = "SELECT span_start, status, sum(calls), sum(cost_cents) FROM call_sums_of_users WHERE span = 'hour'"
+        by_hour = owner.execute(f"{by_users} GROUP BY 1, 2 ORDER BY 1, 2".encode()).fetchall()
+        for name in ("call_hours_of_tenants", "call_hours_of_all"):
+            of_before = f"SELECT hour, status, sum(calls), sum(cost_cents) FROM {name} GROUP BY 1, 2 ORDER BY 1, 2"
+            assert owner.execute(of_before.encode()).fetchall() == by_hour and len(by_hour) > 100
+        under_way = b"SELECT hour = date_trunc('hour', quarter) AND hour <> quarter FROM calls_under_way"
+        assert {one for (one,) in owner.execute(under_way).fetchall()} == {True, False}, "at any quarter, by its hour"
     await asyncio.to_thread(migrate.downgrade, empty_url, "0011")
     with psycopg.connect(empty_url) as owner:
         owner.execute(b"SET ROLE skeldir_ledger")

@@ -73,8 +73,9 @@ async def test_the_right_pair_sees_its_rows(bench: Bench, as_user: Any, relation
     internal = {"checkpoints", "dead_letters", "read_audit", "skipped_entries"}
     internal |= {"webhook_messages", "webhook_gaps", "webhook_ends", "event_chains", "event_seals", "event_archives"}
     internal.add("data_keys")  # nothing is encrypted here: test_keyring.py looks at them
-    sums = {"call_sums_of_tenants", "call_hours_of_tenants", "call_latencies_of_tenants", "call_totals_of_tenants"}
-    sums |= {"call_hours_of_all", "call_sums_of_all", "call_latencies_of_all"}
+    sums = {"call_sums_of_tenants", "call_quarters_of_tenants", "call_latencies_of_tenants", "call_totals_of_tenants"}
+    sums |= {"call_quarters_of_all", "call_sums_of_all", "call_latencies_of_all"}
+    sums |= {"call_hours_of_tenants", "call_hours_of_all"}  # views of two of them
     assert blind == {*internal, *sums, "tenant_budget_state", "task_bounds"}
 
 
@@ -275,7 +276,7 @@ async def test_an_auditor_sees_one_tenant_and_an_operator_all(bench: Bench, as_l
                 "SELECT DISTINCT tenant_id FROM llm_api_calls WHERE tenant_id = ANY ($1)", [bench.tenant, other.tenant]
             )
         assert {row["tenant_id"] for row in rows} == expected
-        for name in ("call_hours_of_all", "call_sums_of_all", "call_latencies_of_all"):
+        for name in ("call_quarters_of_all", "call_sums_of_all", "call_latencies_of_all"):
             assert bool(await count(as_ledger, name, tenant, role=role)) is (role == sessions.OPERATOR), name
 
 

@@ -17,6 +17,7 @@ from services.ledger.writer import Writer
 from shared.partitions import CONTROL, DEAD_LETTERS
 from shared.settings import Settings
 from shared.streams.growing import Partitions
+from shared.streams.lease import Lease
 from tests.integration.ledger.conftest import FULL, Bench, eventually, snapshot
 
 COUNT = "SELECT count(*) FROM events WHERE tenant_id = $1"
@@ -172,6 +173,40 @@ async def test_two_writers_without_a_lease_between_them_write_everything_once(be
     calls = sum(row["total_calls"] for row in rows["llm_monthly_costs"])
     ended = [row for row in rows["llm_api_calls"] if row["status"] == "success" or row["end_attempted"]]
     assert calls == len(ended)
+
+
+async def test_a_fault_of_ours_stops_its_own_source_until_it_is_over(
+    bench: Bench, as_ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process, and with it every other source, goes on; what was read gets into the books once it can."""
+
+    def fails(*_: Any) -> None:
+        raise LookupError("a fault")
+
+    history = bench.history(FULL)
+    async with sessions.pool(bench.database_url, name="faulty", size=2) as pool:
+        key, source = f"{{skeldir:{bench.partition.number}}}:lease:ledger", PartitionSource(bench.partition)
+        settings = Settings(lease_ttl_ms=60_000)  # longer than anybody waits here
+        writer = Writer(pool, bench.redis_as("ledger"), source, key, "faulty", settings, None)
+        task = asyncio.create_task(writer.run())
+        with monkeypatch.context() as broken:
+            broken.setattr(PartitionSource, "read", fails)
+            await bench.append(*history.entries)
+
+            async def told() -> bool:
+                return "LookupError: a fault" in (writer.problem or "")
+
+            await eventually(told, "the problem")
+            other = Lease(bench.redis_as("ledger"), key, "without that fault", 100)
+
+            async def had_by_another() -> int:
+                return await other.take()
+
+            await eventually(had_by_another, "the lease")
+        await all_in(as_ledger, bench, len(history.entries))
+        assert writer.problem is None and not task.done()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_orders_get_into_the_books(bench: Bench, as_ledger: Any) -> None:

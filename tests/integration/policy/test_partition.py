@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import orjson
 import pytest
 from redis.asyncio import Redis
 
+from services.policy import ahead
+from services.policy.ahead import FEW
 from services.policy.partition import PartitionWriter
 from shared.clock import ServerClock
 from shared.events.decisions import TaskAllowed
@@ -91,6 +94,53 @@ async def test_an_undecodable_entry_is_set_aside_and_the_rest_flows(
     assert letter[b"data"] == b"\xff not json" and b"not JSON" in letter[b"reason"]
 
 
+async def test_what_changes_nothing_here_is_passed_over_unread(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
+    """And is passed for good a moment later, though nothing follows it: the log may be trimmed, and grow."""
+    broken, policy = {"type": "attempt.started", "data": b"\xff not json"}, redis_as("policy")
+    async with bench.writer("one"):
+        await bench.submit(bench.submitted())
+        await bench.decisions(1)
+        entry_id = await bench.executor.xadd(bench.partition.outcomes, broken)
+        async with asyncio.timeout(10):
+            while await policy.hget(bench.partition.policy, "outcomes") != entry_id:
+                await asyncio.sleep(0.01)
+        await bench.submit(bench.submitted())
+        await bench.decisions(2)
+    letters = await redis_as("operator").xrevrange("skeldir:dead-letters", count=50)
+    assert not [fields for _, fields in letters if fields[b"origin"] == bench.partition.outcomes.encode()]
+
+
+async def test_no_more_is_decided_than_executors_keep_up_with(bench: Bench) -> None:
+    """Else each allow of a long backlog would expire before its call, and be given again, for ever."""
+    decisions, allows = bench.partition.decisions, 2 * FEW
+    await bench.executor.xgroup_create(decisions, "executor", "0", mkstream=True)
+    async with bench.writer("one", decision_ttl_ms=2000, max_in_flight=10 * FEW) as writer:
+        await bench.submit(*(bench.submitted(user=uuid4()) for _ in range(FEW)))
+        first, *_ = await bench.decisions(FEW, "task.allowed")
+        await _until(lambda: _said(writer.ahead.too_far), 1)
+        await bench.submit(*(bench.submitted(user=uuid4()) for _ in range(FEW)))
+        await bench.executor.xadd(bench.partition.outcomes, _success(first).to_entry())
+        await bench.decisions(1, "reservation.ended")  # what was performed is settled all the same
+        assert len(await bench.decisions(FEW, "task.allowed")) == FEW
+        while len(await bench.decisions(FEW, "task.allowed")) < allows:
+            await bench.executor.xreadgroup("executor", "test", {decisions: ">"}, count=10 * FEW, block=100)
+        await _until(lambda: _said(not writer.ahead.too_far), 1)
+
+
+async def test_a_few_decisions_are_made_though_no_executor_has_ever_been_there(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has made a group: how many decisions wait is not in it, but in the stream."""
+    monkeypatch.setattr(ahead, "SHARE", -1)  # whatever waits has waited for too long
+    monkeypatch.setattr(ahead, "LOOK_MS", 0)
+    async with bench.writer("one", max_in_flight=10 * FEW) as writer:
+        for number in range(1, 4):
+            await bench.submit(bench.submitted(user=uuid4()))
+            await bench.decisions(number)
+        await bench.submit(*(bench.submitted(user=uuid4()) for _ in range(FEW)))
+        await _until(lambda: _said(writer.ahead.too_far), 1)
+
+
 async def test_state_survives_the_writer(bench: Bench) -> None:
     async with bench.writer("one", monthly_cap_cents=2):
         await bench.submit(bench.submitted())
@@ -107,18 +157,8 @@ async def test_what_waits_survives_the_writer(bench: Bench) -> None:
         (allowed,) = await bench.decisions(1)
         await _until(lambda: bench.policy().hlen(bench.partition.parked), 1)
     async with bench.writer("two", breaker_failure_threshold=1):
-        assert isinstance(allowed.data, TaskAllowed)
-        end = TaskSucceeded(
-            task=ref(allowed.data.task),
-            decision_id=allowed.id,
-            was_cached=False,
-            provider_attempted=True,
-            output_text="",
-            usage=Usage(cost=5),
-        )
-        event = follow(allowed, end, source="/skeldir/executor", now_ms=2)
         for _ in range(2):  # a repeated append must not settle twice
-            await bench.executor.xadd(bench.partition.outcomes, event.to_entry())
+            await bench.executor.xadd(bench.partition.outcomes, _success(allowed).to_entry())
         await bench.decisions(2, "task.allowed")
         (ended,) = await bench.decisions(1, "reservation.ended")
     assert await bench.policy().hlen(bench.partition.parked) == 0
@@ -181,6 +221,42 @@ async def test_who_cannot_read_the_control_stream_does_not_want_what_another_lea
         assert await Lease(redis, bench.partition.lease("policy"), "looks", 60_000).wanted() == -1
 
 
+async def failing(*_: Any) -> None:
+    """A fault that nobody foresaw."""
+    raise LookupError("a fault")
+
+
+async def tells_of_its_fault(writer: PartitionWriter) -> None:
+    """Wait until it does."""
+    async with asyncio.timeout(DEADLINE_S):
+        while "LookupError: a fault" not in (writer.problem or ""):
+            await asyncio.sleep(0.005)
+
+
+async def test_a_fault_of_ours_stops_its_own_partition_until_it_is_over(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process, and with it every other partition, goes on; what was read is decided once it can be."""
+    async with bench.writer("one") as writer:
+        with monkeypatch.context() as broken:
+            broken.setattr(writer, "_commit", failing)
+            await bench.submit(bench.submitted())
+            await tells_of_its_fault(writer)
+        (allowed,) = await bench.decisions(1)
+        assert allowed.type == "task.allowed" and writer.problem is None
+
+
+async def test_a_writer_with_a_fault_lets_one_without_it_lead(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lease would last until long after this test's end."""
+    async with bench.writer("one", lease_ttl_ms=10 * 60_000) as faulty:
+        monkeypatch.setattr(faulty, "_commit", failing)
+        await bench.submit(bench.submitted())
+        await tells_of_its_fault(faulty)
+        async with bench.writer("two"):
+            (allowed,) = await bench.decisions(1)
+        assert allowed.type == "task.allowed"
+
+
 async def test_a_paused_writer_is_fenced_off(bench: Bench) -> None:
     """It believes in its token; the server knows better."""
     async with bench.writer("one") as paused:
@@ -214,6 +290,23 @@ async def _until(read: Callable[[], object], wanted: int) -> None:
     async with asyncio.timeout(10):
         while (await read()) < wanted:  # type: ignore[misc]
             await asyncio.sleep(0.005)
+
+
+async def _said(value: bool) -> int:
+    return int(value)
+
+
+def _success(allowed: Envelope) -> Envelope:
+    assert isinstance(allowed.data, TaskAllowed)
+    end = TaskSucceeded(
+        task=ref(allowed.data.task),
+        decision_id=allowed.id,
+        was_cached=False,
+        provider_attempted=True,
+        output_text="",
+        usage=Usage(cost=5),
+    )
+    return follow(allowed, end, source="/skeldir/executor", now_ms=2)
 
 
 async def _token(writer: object) -> int:

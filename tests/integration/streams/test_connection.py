@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
+import pytest
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as ConnectionLost
+from redis.exceptions import TimeoutError as NoReply
+
+from shared.streams import connection, wire
+from shared.streams.connection import LogClient, connect
+from skeldir.embedded import EmbeddedValkey
 
 
 async def test_a_cancellation_is_never_forgotten(redis_as: Callable[[str], Redis]) -> None:
@@ -53,3 +63,84 @@ async def test_connections_that_the_server_closed_are_not_used_again(redis_as: C
         while not all([await one.can_read() for one in idle]):
             await asyncio.sleep(0.01)
     assert await asyncio.gather(*(redis.ping() for _ in range(10))) == [True] * 10
+
+
+async def test_a_reply_that_does_not_come_is_given_up_in_its_time(
+    redis_as: Callable[[str], Redis], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 0.2)
+    redis = redis_as("executor")
+    assert await redis.ping()
+    began = time.monotonic()
+    with pytest.raises(NoReply):
+        await redis.xread({"skeldir:control": "$"}, block=3000)
+    assert 0.2 <= time.monotonic() - began < 2
+    assert await redis.ping() is True  # not the answer to what was asked before
+
+
+async def test_each_reply_has_its_whole_time(redis_as: Callable[[str], Redis], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One timer watches over all of a connection's replies, and a connection that rests is not disturbed by it."""
+    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 1.2)
+    redis = redis_as("executor")
+    for _ in range(2):
+        await redis.ping()
+        await asyncio.sleep(0.6)
+        await redis.xread({"skeldir:control": "$"}, block=700)  # the ping's time is over in the midst of it
+    await asyncio.sleep(1.3)
+    assert await redis.ping() is True
+    assert len(redis.connection_pool._available_connections) == 1
+
+
+async def test_a_server_that_goes_is_a_lost_connection(redis_as: Callable[[str], Redis]) -> None:
+    redis, admin = redis_as("executor"), redis_as("admin")
+    reading = asyncio.create_task(redis.xread({"skeldir:control": "$"}, block=4000))
+    async with asyncio.timeout(5):
+        while not await admin.client_kill_filter(user="executor", skipme=True):
+            await asyncio.sleep(0.01)
+        with pytest.raises(ConnectionLost):
+            await reading
+
+
+async def test_what_is_large_goes_there_and_back(redis_as: Callable[[str], Redis]) -> None:
+    redis = redis_as("admin")
+    large = bytes(range(256)) * 80_000
+    await redis.set("{skeldir:large}", large)
+    assert await redis.get("{skeldir:large}") == large
+    assert isinstance(redis, LogClient)
+    assert await redis.together([("GET", "{skeldir:large}")] * 3) == [large] * 3
+    await redis.delete("{skeldir:large}")
+
+
+async def test_what_nobody_reads_stays_with_the_server(redis_as: Callable[[str], Redis]) -> None:
+    redis = redis_as("admin")
+    subscriber = redis.pubsub()
+    await subscriber.subscribe("{skeldir:large}")
+    assert (await subscriber.get_message(timeout=5))["type"] == "subscribe"
+    for _ in range(100):
+        await redis.publish("{skeldir:large}", b"x" * 100_000)
+    assert len(subscriber.connection._reader._buffer) < wire.UNREAD_BYTES * 2
+    for _ in range(100):
+        assert len((await subscriber.get_message(timeout=5))["data"]) == 100_000
+    await subscriber.aclose()
+
+
+async def test_a_server_on_a_socket_with_a_path(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """The wheel's server has none, so a front passes it on."""
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, to_there = await asyncio.open_connection("127.0.0.1", valkey.port)
+        await asyncio.gather(_copy(reader, to_there), _copy(there, writer), return_exceptions=True)
+
+    path, user = tmp_path / "socket", valkey.url("executor").partition("//")[2].partition("@")[0]
+    async with await asyncio.start_unix_server(pass_on, path):
+        redis = connect(f"unix://{user}@{path}", client_name="test")
+        assert await redis.ping() is True
+        await redis.aclose()
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while some := await source.read(1 << 16):
+            target.write(some)
+            await target.drain()
+    target.close()

@@ -15,15 +15,15 @@ from shared.partitions import Partition
 from shared.streams.connection import LogClient, connect
 from shared.streams.lease import Fenced, Lease
 from shared.streams.replicated import NotReplicated
-from tests.valkeys import SentinelPair
+from tests.valkeys import WatchedValkeys
 
 STREAM = Partition(0).tasks
 
 
 @pytest.fixture(scope="module")
-def pair(new_folder: Callable[[], Path]) -> Iterator[SentinelPair]:
+def pair(new_folder: Callable[[], Path]) -> Iterator[WatchedValkeys]:
     """The last test but one leaves the replica alone."""
-    running = SentinelPair(new_folder)
+    running = WatchedValkeys(new_folder, replicas=1)
     running.start()
     yield running
     running.stop()
@@ -42,13 +42,15 @@ async def insist(log: LogClient, number: int) -> int:
     raise AssertionError
 
 
-async def test_a_role_of_its_own_reaches_the_primary(pair: SentinelPair) -> None:
+async def test_a_role_of_its_own_reaches_the_primary(pair: WatchedValkeys) -> None:
     log = connect(pair.url("ledger"), client_name="test")
     assert (await log.info("server"))["tcp_port"] == pair.primary.port
     await log.aclose()
 
 
-async def test_what_was_acknowledged_is_there_after_a_failover_and_stale_leases_are_refused(pair: SentinelPair) -> None:
+async def test_what_was_acknowledged_is_there_after_a_failover_and_stale_leases_are_refused(
+    pair: WatchedValkeys,
+) -> None:
     """With `SKELDIR_MIN_REPLICAS=0`, which is the only way to go on with one server left."""
     sure, log = (connect(pair.url("admin"), client_name="test", min_replicas=few) for few in (None, 0))
     lease = Lease(sure, Partition(0).lease("policy"), "before", 60_000)
@@ -61,7 +63,7 @@ async def test_what_was_acknowledged_is_there_after_a_failover_and_stale_leases_
     killed_at = time.monotonic()
     await insist(log, acknowledged + 1)
     print(f"\nanother server takes appends after {time.monotonic() - killed_at:.1f} s")
-    assert (await log.info("server"))["tcp_port"] == pair.replica.port
+    assert (await log.info("server"))["tcp_port"] == pair.replicas[0].port
     entries = [int(fields[b"n"]) for _, fields in await log.xrange(STREAM)]
     assert entries == list(range(acknowledged + 2))
     assert int(await log.hget(Partition(0).lease("policy"), "token")) == token

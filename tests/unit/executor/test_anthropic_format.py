@@ -122,6 +122,14 @@ def test_structure_effort_and_what_is_anthropics_own() -> None:
     }
 
 
+def test_a_refusal_is_said_again_and_a_tool_of_anthropics_own_goes_as_it_is() -> None:
+    own = {"type": "custom", "name": "f", "input_schema": WEATHER}
+    said = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    body = request_of(call(messages=[{"role": "user", "content": "hi"}, said], tools=[own]))
+    assert body["tools"] == [own]
+    assert body["messages"][1]["content"] == [{"type": "text", "text": "no"}]
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -135,6 +143,8 @@ def test_structure_effort_and_what_is_anthropics_own() -> None:
         {"messages": [{"role": "function", "content": "x"}]},
         {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom"}]}]},
+        {"messages": [{"role": "user", "content": 5}]},
     ],
 )
 def test_what_cannot_be_said_is_refused_before_anything_is_asked(asked: dict[str, Any]) -> None:

@@ -138,6 +138,9 @@ def test_structure_and_effort(model: str, effort: str, said: dict[str, Any]) -> 
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "https://x.test/a"}}]}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "data:video/mp4;base64,AA"}]}]},
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+        {"messages": [{"role": "assistant", "tool_calls": [{"type": "custom"}]}]},
+        {"messages": [{"role": "user", "content": 5}]},
+        {"tools": {"a": 1}},
     ],
 )
 def test_what_cannot_be_said_or_bounded_is_refused_before_anything_is_asked(asked: dict[str, Any]) -> None:
@@ -221,6 +224,28 @@ def test_thoughts_are_paid_for_and_what_was_cached_is_priced_apart() -> None:
     assert (answer.input_tokens, answer.output_tokens) == (1000, 80)
     # Dollars a million: 0.30 fresh, 0.03 cached, 2.50 out.
     assert answer.cost == round((600 * 0.3 + 400 * 0.03 + 80 * 2.5) * 100_000)
+
+
+def test_a_refusal_is_said_again() -> None:
+    said = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    body = request_of(call(messages=[{"role": "user", "content": "hi"}, said]))
+    assert body["contents"][1]["parts"] == [{"text": "no"}]
+
+
+@pytest.mark.parametrize(("asked", "mode"), [("auto", "AUTO"), ("none", "NONE"), ("required", "ANY")])
+def test_whether_a_tool_is_called_is_the_callers_choice(asked: str, mode: str) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": WEATHER}}
+    body = request_of(call(input="hi", tools=[tool], tool_choice=asked))
+    assert body["toolConfig"]["functionCallingConfig"] == {"mode": mode}
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("text", None), ({"type": "text"}, None), ({"type": "json_object"}, "application/json")]
+)
+def test_an_answer_without_a_schema_is_text_or_any_json(asked: Any, said: str | None) -> None:
+    body = request_of(call(input="hi", response_format=asked))
+    assert body["generationConfig"].get("responseMimeType") == said
+    assert "responseJsonSchema" not in body["generationConfig"]
 
 
 @pytest.mark.parametrize(

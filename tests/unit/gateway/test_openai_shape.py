@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from uuid import uuid4
 
@@ -73,6 +74,13 @@ def test_every_end_has_its_error(fields: dict[str, Any], status: int, code: str)
     assert problem is not None and (problem.status, problem.code, problem.retry) == (status, code, False)
 
 
+def test_who_asks_a_provider_without_a_key_or_of_no_such_name_is_told_what_to_do() -> None:
+    problem = openai_shape.problem_of(result(status="failed", failure_reason="provider_error:MissingCredentials"))
+    assert problem is not None and "stub:model" in problem.detail
+    misspelt = openai_shape.problem_of(result(status="blocked", blocked_reason="unknown_provider"))
+    assert misspelt is not None and "a model is named provider:model" in misspelt.detail
+
+
 async def test_pieces_come_in_order_and_once() -> None:
     feed = Feed()
     for message in (b"a 0", b"a 0\none\ntwo", b"a 0\none\ntwo\nthree", b"a 3\nfour"):
@@ -103,3 +111,19 @@ async def test_a_lost_connection_and_a_reader_too_slow_are_gaps() -> None:
         await slow.pieces()
     with pytest.raises(PiecesMissing):
         await slow.pieces()
+
+
+@pytest.mark.parametrize(
+    ("body", "is_usage"),
+    [
+        ({"choices": [], "usage": {"prompt_tokens": 1}}, True),
+        ({"choices": [], "usage": None}, False),
+        ({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": None}, False),
+        ({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": {"prompt_tokens": 1}}, False),
+        ({"choices": [{"index": 0, "delta": {"content": '"usage"'}}]}, False),
+        ({"choices": [], "note": 'a "delta" of it', "usage": {"prompt_tokens": 1}}, True),
+    ],
+)
+def test_a_piece_that_says_nothing_but_the_usage_is_known(body: dict[str, Any], is_usage: bool) -> None:
+    assert openai_shape.is_usage(orjson.dumps(body)) is is_usage
+    assert openai_shape.is_usage(json.dumps(body).encode()) is is_usage

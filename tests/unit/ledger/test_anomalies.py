@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ledger.anomalies import DAYS, FAR, LEAST, LEAST_DAYS, Seen, anomalies, scored
+from services.ledger.anomalies import DAYS, FAR, LEAST, LEAST_DAYS, Seen, anomalies, compared, scored
 
 NOW = datetime(2026, 11, 26, 15, 30, tzinfo=UTC)  # a Thursday
 HOUR = NOW.replace(minute=0)
@@ -96,3 +96,12 @@ def test_what_is_marked_differs_by_the_least_at_least(past: list[Decimal], value
     if abs(score) > FAR:
         assert abs(value - usual) > least * Decimal("0.999999")
         assert abs(value - usual) > usual * Decimal("0.499999")
+
+
+@given(st.dictionaries(st.integers(0, 24 * (DAYS + 2)), st.integers(0, 3), min_size=1), st.integers(0, 60))
+def test_what_is_compared_and_the_first_hour_are_enough(spent: dict[int, int], more: int) -> None:
+    """Nobody has to read the hours between."""
+    seen = {HOUR - timedelta(hours=back): Seen(Decimal(1000 * cents)) for back, cents in spent.items()}
+    since = NOW - timedelta(hours=more)
+    asked = compared(since, NOW) | {min(seen)}
+    assert anomalies({hour: seen[hour] for hour in seen if hour in asked}, since, NOW) == anomalies(seen, since, NOW)

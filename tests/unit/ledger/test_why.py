@@ -37,7 +37,13 @@ def blocked(reason: str, rule: str, seen: dict[str, Any]) -> dict[str, Any]:
         ("max_tool_calls_exceeded", "tool_calls", {"tool_calls": 4, "bound": 3}, "held 4 tool calls"),
         ("breaker_open", "breaker", {"failures": 3}, "after 3 failures in a row"),
         ("lunch", "manual_shutoff", {"actor": "ann", "until_ms": 5}, "shutoff of this user was engaged by ann"),
-        ("unpriced", "price_bound", {"problem": "no price is known"}, "no price is known."),
+        ("unpriced", "price_bound", {"problem": "no price is known"}, "No price is known."),
+        (
+            "quota_exceeded",
+            "quota",
+            {"unit": "calls", "window": "minute", "spent": 1, "reserved": 0, "limit": 1, "wanted": 1},
+            "A quota of 1 call in this minute had 1 used and 0 reserved; 1 more did not fit.",
+        ),
         (
             "quota_exceeded",
             "quota",

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as replace_struct
 
+from services.policy import budget, meters
 from services.policy.rules.idempotency import TaskRecord
+from services.policy.state import Account, Hold, Take
+from shared.quotas import NO_QUOTAS
 from tests.unit.policy.world import (
     ALICE,
     BOB,
@@ -195,3 +199,15 @@ def test_the_same_request_with_another_body_is_a_conflict() -> None:
     first = world.task(request_id="r")
     other = world.task(request_id="r", fingerprint="0" * 64)
     assert [one.event_type for one in world.deliver(first, other)] == ["task.allowed"]
+
+
+def test_what_was_not_reserved_is_not_released() -> None:
+    """The last line behind the reservation's own end: an account never owes money to itself."""
+    hold = Hold(ALICE.user_id, TENANT, ALICE.user_id, CENT, "2026-11-18T09", "2026-11")
+    reserved = budget.reserve(Account(), hold)
+    ended = budget.end(reserved, hold, "released", 0)
+    with pytest.raises(ValueError, match="more released than reserved in 2026-11-18T09"):
+        budget.end(ended, hold, "released", 0)
+    take = Take("quota", "calls", "2026-11", 1)
+    with pytest.raises(ValueError, match="more released than reserved of quota quota in 2026-11"):
+        meters.ended(Account(), replace_struct(hold, takes=(take,)), "released", meters.Use(), NO_QUOTAS)

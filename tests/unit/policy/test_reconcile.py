@@ -9,6 +9,7 @@ import pytest
 
 from shared.events.decisions import ReservationEnded
 from shared.events.outcomes import AttemptResolved
+from shared.money import MAX_NANOCENTS, to_cents
 from tests.unit.policy.world import CENT, CONFIG, World, only, reason
 
 
@@ -35,6 +36,30 @@ def test_a_second_word_changes_nothing_nor_does_a_late_result() -> None:
     assert world.reconcile(allowed, "0.9") == []
     assert world.resolve(allowed, CENT) == []
     assert world.spent() == CENT // 2
+
+
+def test_words_that_sum_to_more_than_an_amount_can_be_count_in_full() -> None:
+    world = World()
+    held = [world.allow(), world.allow()]
+    for one in held:
+        world.fail(one, "uncertain")
+        ended = only(world.reconcile(one, str(to_cents(MAX_NANOCENTS))), ReservationEnded)
+        assert ended.settled == MAX_NANOCENTS
+    assert world.spent() == 2 * MAX_NANOCENTS and {one.spent for one in ended.balances} == {2 * MAX_NANOCENTS}
+    assert reason(world.submit()) == "hourly_threshold_exceeded"
+
+
+def test_a_word_that_cannot_be_taken_in_stops_nobody_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    first, second = world.allow(), world.allow()
+    for one in (first, second):
+        world.fail(one, "uncertain")
+    with monkeypatch.context() as broken:
+        broken.setattr("services.policy.turn.decide_end", lambda *_: 1 / 0)
+        assert world.reconcile(first, "0") == []
+    assert world.reserved() == 2 * CENT
+    world.reconcile(second, "0")
+    assert world.reserved() == CENT
 
 
 def test_what_is_in_flight_is_not_uncertain() -> None:

@@ -8,13 +8,15 @@ import orjson
 import pytest
 
 from services.policy import inputs
+from services.policy.decide import decide_task
 from services.policy.inputs import Input, Unreadable, read
 from services.policy.turn import MAX_ASIDE, Turn
 from shared.control_acts import LetterReturned
-from shared.events.decisions import TaskAllowed
-from shared.events.envelope import Envelope, follow
-from shared.events.outcomes import AttemptResolved, TaskFailed, Usage
+from shared.events.decisions import BlockReason, TaskAllowed, TaskBlocked
+from shared.events.envelope import Envelope, Payload, follow
+from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, Usage
 from shared.events.registry import EVENTS
+from shared.events.tasks import Task
 from tests.unit.policy.world import CENT, World, only, ref
 
 ORIGIN = "{skeldir:0}:outcomes"
@@ -104,6 +106,48 @@ def test_a_failing_rule_sets_the_entry_aside_and_a_retry_takes_it_in(
     assert hows(again) == ["held", "settled"]
 
 
+def refused_by_failing_rules(said: list[Payload]) -> list[str]:
+    """The requests that were blocked since the rules failed on them."""
+    blocked = [one for one in said if isinstance(one, TaskBlocked) and one.reason == BlockReason.POLICY_ERROR]
+    return [one.task.request_id for one in blocked]
+
+
+@pytest.fixture
+def failing_on_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules that fail on the task `bad`, whenever they are asked about it."""
+
+    def decide(book: Any, task: Task, *rest: Any) -> Any:
+        if task.request_id == "bad":
+            raise ValueError("a rule failed")
+        return decide_task(book, task, *rest)
+
+    monkeypatch.setattr("services.policy.turn.decide_task", decide)
+
+
+@pytest.mark.usefixtures("failing_on_bad")
+def test_rules_that_fail_on_a_task_that_waited_block_it_and_what_waits_behind_it_goes_on() -> None:
+    world = World(rules_may_fail=True)
+    out = [world.allow() for _ in range(world.config.failure_threshold)]
+    assert world.submit() is None, "as many calls are out as may be: it waits"
+    assert world.submit(request_id="bad") is None and world.submit() is None, "and what comes behind it does, too"
+    said = [payload for one in out for payload in world.succeed(one)]
+    assert refused_by_failing_rules(said) == ["bad"]
+    assert len([one for one in said if isinstance(one, TaskAllowed)]) == 2 and not world.desk.parked
+
+
+@pytest.mark.usefixtures("failing_on_bad")
+def test_rules_that_fail_on_a_task_whose_decision_expired_block_it() -> None:
+    world = World(rules_may_fail=True)
+    allowed = world.allow()
+    given_back = DecisionExpired(
+        task=allowed.task.model_copy(update={"request_id": "bad"}),
+        decision_id=allowed.reservation.reservation_id,
+        spend="none",
+    )
+    assert refused_by_failing_rules(world.end(allowed, given_back)) == ["bad"]
+    assert world.reserved() == 0 and not world.desk.aside
+
+
 @pytest.mark.parametrize("act", [letter("7-0"), letter("5-0", origin="{skeldir:0}:tasks")], ids=["entry", "stream"])
 def test_an_order_about_nothing_changes_nothing(case: Case, act: LetterReturned) -> None:
     case.turn().outcomes([case.newer])
@@ -127,7 +171,7 @@ def test_too_many_are_letters_alone(case: Case) -> None:
 
 
 def test_a_task_of_tomorrows_release_is_decided_after_the_upgrade(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World()
+    world = World(rules_may_fail=True)
     raw = orjson.loads(world.task().to_json())
     raw["dataschema"] = raw["dataschema"].replace(":1", ":2")
     world.allow()  # so that the accounts are in memory

@@ -76,7 +76,7 @@ function route() {
   if (!session) return;
   const [path, query = ""] = location.hash.replace(/^#/, "").split("?");
   view?.leave();
-  const one = path.match(/^\/requests\/([0-9a-f-]{36})$/);
+  const one = path.match(/^\/requests\/(.+)$/);
   const [title, make] = one ? ["Request", () => new OneRequest(one[1])] : PAGES[path] ?? PAGES["/"];
   view = make(new URLSearchParams(query), session);
   main.replaceChildren(view.element);

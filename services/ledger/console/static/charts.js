@@ -62,7 +62,7 @@ class Chart {
     this.plot?.destroy();
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
     const axis = { stroke: color("--muted"), font, ticks: { show: false } };
-    const least = this.lines || this.series.length > 1 ? 1 : 0.0001;
+    const least = this.lines ? 10 : this.series.length > 1 ? 2 : 0.0001; // so that no two labels read the same, and none is half a call
     const style = this.lines ? (one) => ({ stroke: color(one.color), width: 1.75, dash: one.dash, spanGaps: true, points: { show: this.rows.length < 3 } })
       : (one) => ({ fill: color(one.color), width: 0, paths: uPlot.paths.bars({ size: [0.72, 28], radius: 0.12 }), points: { show: false } });
     this.plot = new uPlot({
@@ -70,10 +70,10 @@ class Chart {
       padding: [14, 18, 0, 0],
       legend: { show: false },
       cursor: { y: false, points: { show: false }, drag: { x: false, y: false } },
-      scales: { x: { range: (_, low, high) => [low - this.step / 2, high + this.step / 2] }, y: { range: (_, __, high) => [0, Math.max((high ?? 0) * 1.08, least)] } },
+      scales: { x: { range: (_, low, high) => [low - this.step / 2, high + this.step / 2] }, y: { range: (_, __, high) => [0, high ? Math.max(high * 1.08, least) : Math.max(least, 1)] } },
       axes: [
         { ...axis, grid: { show: false }, size: 28, space: 70, values: (_, splits) => splits.map((at) => this.label(at)) },
-        { ...axis, grid: { stroke: color("--line"), width: 1 }, size: 56, space: 44, values: (_, splits) => splits.map((at) => this.value(at)) },
+        { ...axis, grid: { stroke: color("--line"), width: 1 }, size: (_, labels) => Math.max(56, 12 + 7 * Math.max(0, ...(labels ?? []).map((one) => one.length))), space: 44, values: (_, splits) => splits.map((at) => this.value(at)) },
       ],
       series: [{}, ...(this.lines ? this.series : this.series.toReversed()).map((one) => ({ label: one.name, ...style(one) }))],
       hooks: { setCursor: [(plot) => this.read(plot.cursor.idx)], draw: [(plot) => this.mark(plot)] },

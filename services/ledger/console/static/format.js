@@ -30,20 +30,24 @@ export function duration(ms) {
 export const ago = (time, now = Date.now()) => `${duration(Math.max(0, now - new Date(time)))} ago`;
 export const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
 export const moment = (time) => (time ? new Date(time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }) : "–");
+/** In whose time these are: the browser's, beside the command line's UTC. */
+export const zone = (time = Date.now()) => new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(new Date(time)).find((part) => part.type === "timeZoneName").value;
+export const zoned = (time) => (time ? `${moment(time)} ${zone(time)}` : "–");
 export const short = (id) => (id ? String(id).slice(0, 8) : "–");
 export const percent = (part, of) => (of ? `${Math.round((100 * part) / of)} %` : "0 %");
 export const words = (name) => String(name ?? "").replaceAll("_", " ").replace(/^provider kill switch$/, "kill switch").replace(/:/, ": ");
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
-/** What a kill switch covers, in words. */
-export function scopeWords(scope) {
+/** What a kill switch or a quota covers, in words; `whole` where nothing narrows it. */
+export function scopeWords(scope, whole = "everything") {
   const parts = [
     scope.user_id ? `user ${short(scope.user_id)}` : null,
     scope.tenant_id ? `tenant ${short(scope.tenant_id)}` : null,
     scope.model ? `model ${scope.provider ? `${scope.provider}:` : ""}${scope.model}` : scope.provider ? `provider ${scope.provider}` : null,
     scope.task_type ? `${words(scope.task_type)} tasks` : null,
+    scope.key_id ? `key ${scope.key_id}` : null,
   ].filter(Boolean);
-  return parts.length ? parts.join(", ") : "everything";
+  return parts.length ? parts.join(", ") : whole;
 }
 
 export const scopeOf = (row) =>

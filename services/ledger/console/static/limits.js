@@ -23,7 +23,7 @@ const COLUMNS = {
     cells: (row) => [`${words(row.task_type)}${row.tenant_id ? "" : ", every tenant"}`, boundsWords(row)], change: "bounds.set", remove: "bounds.unset",
   },
   downgrades: {
-    title: "A cheaper model near the budget's end", about: "downgrades", empty: "None. skeldir downgrade set makes one.", heads: ["Calls to", "Go to", "From"],
+    title: "A cheaper model near the budget's end", about: "downgrades", empty: () => ["None. ", h("code", {}, "skeldir downgrade set"), " makes one."], heads: ["Calls to", "Go to", "From"],
     cells: (row) => [h("span", {}, row.model, row.shadow ? h("span.tag", {}, "shadow") : null), row.to, `${row.percent} % of the ${row.window}`], remove: "downgrade.unset",
   },
 };
@@ -101,7 +101,7 @@ class List {
 
   draw(rows, more) {
     const { heads, cells, change, remove, empty, title } = COLUMNS[this.name], may = this.session.may_order, all = !this.tenant;
-    if (!rows.length) return this.place.replaceChildren(h("p.empty", {}, empty));
+    if (!rows.length) return this.place.replaceChildren(h("p.empty", {}, typeof empty === "string" ? empty : empty()));
     const does = (kind, verb, row, i) => (may && kind ? h("button.link", { type: "button", "data-key": `${verb} ${this.name} ${i}`, "aria-label": `${verb}: ${title}, row ${i + 1}`, onclick: () => act(kind, row) }, verb) : null);
     const names = [...(all ? ["Tenant"] : []), ...heads, "Set by", ""];
     // On a phone each row stands by itself, with its labels: the roles keep it a table for who hears it.

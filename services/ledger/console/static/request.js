@@ -1,7 +1,7 @@
 // One request: why it ended as it did, and everything that happened, in its order.
 
 import { h, scrolled } from "./dom.js";
-import { count, duration, exactly, moment, money, words } from "./format.js";
+import { count, duration, exactly, money, scopeWords, words, zoned } from "./format.js";
 import { ended } from "./requests.js";
 import { read } from "./server.js";
 
@@ -17,9 +17,15 @@ const SAID = {
   "decision.expired": () => "The permission ran out, and was asked for again",
 };
 
+const TASK_ID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
 export class OneRequest {
   constructor(id) {
     this.element = h("div", {}, h("p.crumb", {}, h("a", { href: "#/requests" }, "Requests")), h("p.empty", { role: "status" }, "Loading"));
+    if (!TASK_ID.test(id)) {
+      this.element.lastChild.replaceWith(h("p.empty", { role: "alert" }, "A request's page has its task's id in the address. Request ids are searched for under Requests."));
+      return;
+    }
     read(`/v1/calls/${id}/timeline`).then((told) => this.fill(told)).catch((error) => this.element.lastChild.replaceWith(h("p.empty", { role: "alert" }, error.message)));
   }
 
@@ -28,7 +34,7 @@ export class OneRequest {
 
   fill({ call, verdict, events, archived }) {
     this.element.lastChild.replaceWith(h("article", {},
-      h("h1.mono", {}, call.request_id), h("p.sub", {}, ended(call), " ", words(call.task_type), " on ", h("b", {}, `${call.provider}:${call.model}`), `, ${moment(call.created_at)}`),
+      h("h1.mono", {}, call.request_id), h("p.sub", {}, ended(call), " ", words(call.task_type), " on ", h("b", {}, `${call.provider}:${call.model}`), `, ${zoned(call.created_at)}`),
       why(call, verdict, archived),
       h("div.pair.narrow", {}, h("section.card", { "aria-labelledby": "t-title" }, h("h2", { id: "t-title" }, "What happened"), timeline(events)),
         h("section.card", { "aria-labelledby": "f-title" }, h("h2", { id: "f-title" }, "The request"), facts(call)))));
@@ -44,15 +50,15 @@ function why(call, verdict, archived) {
   const title = blocked ? `Blocked: ${words(verdict.reason)}` : call.status === "failed" ? `Allowed, then failed: ${words(call.failure_reason)}` : "Allowed";
   return h(`section.card.why.${level}`, { "aria-labelledby": "why-title" }, h("h2", { id: "why-title" }, title), h("p.lead", {}, verdict.sentence),
     call.status === "failed" && call.failure_detail ? h("p.muted", {}, call.failure_detail) : null,
-    blocked ? saw(verdict) : limits(verdict.limits, verdict.quotas),
-    h("p.muted", {}, `Decided ${moment(verdict.time)}${blocked ? ` by the rule ${verdict.rule}` : ""}; breaker ${words(verdict.breaker_state)}; orders read up to ${verdict.control_position}.`));
+    blocked ? saw(verdict.saw) : limits(verdict.limits, verdict.quotas),
+    h("p.muted", {}, `Decided ${zoned(verdict.time)}${blocked ? ` by the rule ${verdict.rule}` : ""}; breaker ${words(verdict.breaker_state)}; orders read up to ${verdict.control_position}.`));
 }
 
-function saw({ saw: seen }) {
-  const rows = Object.entries(seen ?? {}).filter(([, value]) => value !== null);
+function saw(seen) {
+  const rows = Object.entries(seen ?? {}).filter(([name, value]) => value !== null && name !== "problem"); // the sentence is the problem
   if (!rows.length) return null;
-  const shown = (name, value) => (name.endsWith("_cents") ? exactly(value) : name.endsWith("_ms") ? moment(value) : typeof value === "object" ? JSON.stringify(value) : String(value));
-  return h("dl.facts", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, words(name.replace(/_(cents|ms)$/, ""))), h("dd", {}, shown(name, value)))));
+  const shown = (name, value) => (name === "scope" && typeof value === "object" ? scopeWords(value, seen.unit ? "the tenant" : undefined) : name.endsWith("_cents") ? exactly(value) : name.endsWith("_ms") ? zoned(value) : typeof value === "object" ? JSON.stringify(value) : String(value));
+  return h("dl.facts.seen", {}, rows.map(([name, value]) => h("div", {}, h("dt", {}, words(name.replace(/_(cents|ms)$/, ""))), h("dd", {}, shown(name, value)))));
 }
 
 function limits(rows = [], quotas = []) {
@@ -65,7 +71,7 @@ function limits(rows = [], quotas = []) {
 function timeline(events) {
   const start = events.length ? new Date(events[0].time) : 0;
   return h("ol.timeline", {}, events.map((event) => h(`li.${{ "task.blocked": "warn", "task.failed": "bad", "task.succeeded": "ok" }[event.type] ?? "none"}`, {},
-    h("span.at", { title: moment(event.time) }, `+${duration(new Date(event.time) - start)}`),
+    h("span.at", { title: zoned(event.time) }, `+${duration(new Date(event.time) - start)}`),
     h("div", {}, h("p", {}, SAID[event.type]?.(event.data) ?? words(event.type)), h("details", {}, h("summary", {}, h("code", {}, event.type)), h("pre", { tabindex: "0" }, JSON.stringify({ id: event.id, stream: event.stream, entry: event.entry_id, data: event.data }, null, 2)))))));
 }
 

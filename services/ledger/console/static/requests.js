@@ -1,11 +1,12 @@
 // Search: which requests were there, and what became of them.
 
 import { h, scrolled } from "./dom.js";
-import { duration, moment, money, short, words } from "./format.js";
+import { duration, moment, money, short, words, zone } from "./format.js";
 import { read } from "./server.js";
 
 const AGES = { "": "any time", 900: "15 minutes", 3600: "hour", 86400: "day", 604800: "week" };
 const PAGE = 50;
+const HEADS = [`When (${zone()})`, "Ended", "Request", "Type", "Model", "Took", "Cost"];
 
 export class Requests {
   constructor(query, session) {
@@ -23,13 +24,13 @@ export class Requests {
       field("age", "In the last", choice("age", AGES)),
       session.role === "operator" ? field("tenant_id", "Tenant", text("tenant_id", "any")) : null,
       h("button.primary", { type: "submit" }, "Search"));
-    this.rows = h("tbody");
+    this.rows = h("tbody", { role: "rowgroup" });
     this.more = h("button", { type: "button", hidden: true, onclick: () => this.load(this.next) }, "Older");
     this.note = h("p.empty", { role: "status" }, "Searching");
     this.csv = h("a", { download: "calls.csv" }, "Download as CSV");
     this.element = h("div", {}, h("h1", {}, "Requests"), this.form,
       h("section.card", { "aria-label": "Found" }, scrolled("Requests found", 
-        h("table", {}, h("thead", {}, h("tr", {}, ["When", "Ended", "Request", "Type", "Model", "Took", "Cost"].map((name) => h("th", { scope: "col", class: ["Took", "Cost"].includes(name) ? "end" : null }, name)))), this.rows)),
+        h("table.stacked", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, HEADS.map((name) => h("th", { scope: "col", role: "columnheader", class: ["Took", "Cost"].includes(name) ? "end" : null }, name)))), this.rows)),
       this.note, h("div.foot", {}, this.more, this.csv)));
     this.load(null);
   }
@@ -66,9 +67,12 @@ export class Requests {
 export const ended = (call) => h(`span.tag.${{ success: "ok", blocked: "warn", failed: "bad" }[call.status] ?? "none"}`, {}, call.status === "success" ? (call.was_cached ? "cached" : "answered") : words(call.status));
 
 function line(call) {
-  return h("tr", {}, h("td.nowrap", {}, moment(call.created_at)),
-    h("td.nowrap", {}, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
-    h("td.nowrap", {}, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, call.request_id.length > 26 ? `${call.request_id.slice(0, 24)}…` : call.request_id)),
-    h("td.nowrap", {}, words(call.task_type)), h("td.nowrap", {}, `${call.provider}:${call.model}`),
-    h("td.end", {}, call.provider_attempted && call.ended_at ? duration(call.latency_ms) : "–"), h("td.end", { title: short(call.user_id) }, money(call.cost_cents)));
+  const cell = (name, label, ...shown) => h(name, { role: "cell", "data-label": label }, ...shown);
+  const id = call.request_id.length > 26 ? `${call.request_id.slice(0, 24)}…` : call.request_id;
+  return h("tr", { role: "row" }, cell("td.nowrap", null, moment(call.created_at)),
+    cell("td.nowrap", null, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
+    cell("td.nowrap.wide", null, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, id)),
+    cell("td.nowrap", "Type", words(call.task_type)), cell("td.nowrap", "Model", `${call.provider}:${call.model}`),
+    cell("td.end.half", "Took", call.provider_attempted && call.ended_at ? duration(call.latency_ms) : "–"),
+    h("td.end.half", { role: "cell", "data-label": "Cost", title: short(call.user_id) }, money(call.cost_cents)));
 }
