@@ -15,7 +15,7 @@ from tests.mock_provider import MockProvider, Reply
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(transport=Transport(), timeout=0.3) as found:
+    async with httpx2.AsyncClient(transport=Transport(), timeout=2) as found:
         yield found
 
 
@@ -33,7 +33,7 @@ async def test_who_cannot_be_reached_was_not_asked(client: httpx2.AsyncClient) -
 
 
 @pytest.mark.parametrize(
-    "reply", [Reply(drop="unanswered"), Reply(drop="in the middle"), Reply(delay_s=2), Reply(text="x" * 99, drip_s=0.4)]
+    "reply", [Reply(drop="unanswered"), Reply(drop="in the middle"), Reply(delay_s=30), Reply(text="x" * 99, drip_s=3)]
 )
 async def test_who_does_not_answer_was_asked(client: httpx2.AsyncClient, reply: Reply) -> None:
     with MockProvider() as provider:

@@ -70,7 +70,7 @@ class World:
     @asynccontextmanager
     async def sender(self, **changed: Any) -> AsyncIterator[None]:
         """A sender, until the block ends; it is then killed, not stopped."""
-        soon = {"webhook_timeout_ms": 400, "webhook_retry_ms": 10, "webhooks_allow_private": True}
+        soon = {"webhook_timeout_ms": 3000, "webhook_retry_ms": 10, "webhooks_allow_private": True}
         settings = Settings(webhook_secret_key=SecretStr(KEY)).model_copy(update={**soon, **changed})
         async with sessions.pool(self.bench.database_url, name="sender", size=4) as pool:
             outbox = Outbox(cast(Any, self.orders), 100)

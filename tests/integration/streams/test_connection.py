@@ -73,8 +73,8 @@ async def test_a_reply_that_does_not_come_is_given_up_in_its_time(
     assert await redis.ping()
     began = time.monotonic()
     with pytest.raises(NoReply):
-        await redis.xread({"skeldir:control": "$"}, block=3000)
-    assert 0.2 <= time.monotonic() - began < 2
+        await redis.xread({"skeldir:control": "$"}, block=60_000)
+    assert 0.2 <= time.monotonic() - began < 30
     assert await redis.ping() is True  # not the answer to what was asked before
 
 
