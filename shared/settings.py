@@ -9,9 +9,9 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.events.tasks import Storage
+from shared.log_address import several_servers
 from shared.models import PROVIDERS, CompatibleProvider, ModelName, ProviderName
 from shared.money import MAX_CENTS
-from shared.streams.address import several_servers
 
 
 class Settings(BaseSettings):

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 from uuid import UUID
 
 from shared.control_state import Key
 from shared.events.envelope import NAMESPACE, named_id
-from shared.settings import Settings
 
 ROLES = frozenset({"producer", "operator", "auditor"})
 LEEWAY_MS = 30_000
@@ -65,28 +64,6 @@ def user_of(issuer: str, subject: str) -> UUID:
         return UUID(subject)
     except ValueError:
         return named_id(NAMESPACE, f"{issuer} {subject}")
-
-
-class TokenKeys(Protocol):
-    """Knows what keys tokens stand for."""
-
-    def key_of(self, token: str, now_ms: int) -> Key:
-        """The key that this token stands for. Raises TokenRefused."""
-
-    async def follow(self) -> None:
-        """Keep up with the identity provider, until cancelled."""
-
-
-def token_keys(settings: Settings) -> TokenKeys | None:
-    """Those of the configured identity provider; None where there is none."""
-    url, issuer, audience = settings.jwt_jwks_url, settings.jwt_issuer, settings.jwt_audience
-    if url is None or issuer is None or audience is None:
-        return None
-    # Cryptography takes a tenth of a second to import: who has no identity provider does not wait for that.
-    from shared.tokens import Tokens
-
-    names = (settings.jwt_tenant_claim, settings.jwt_user_claim, settings.jwt_role_claim)
-    return Tokens(url, Claims(issuer, audience, *names))
 
 
 def looks_like_token(secret: str) -> bool:

@@ -27,7 +27,7 @@ import structlog
 from psycopg.rows import dict_row
 from redis.connection import parse_url
 
-from shared.streams.address import several_servers
+from shared.log_address import several_servers
 from shared.streams.connection import connect
 from skeldir.cli import main
 from skeldir.keys import new_secret, publish_key

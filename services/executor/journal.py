@@ -18,10 +18,11 @@ from shared.events.outcomes import DecisionExpired
 from shared.events.results import END_EVENTS, result_of
 from shared.partitions import partition_for
 from shared.settings import Settings
-from shared.streams.connection import passes, script
 from shared.streams.growing import Partitions
 from shared.streams.lease import Word
+from shared.streams.passing import passes
 from shared.streams.pipeline import ScriptPipeline
+from shared.streams.script import script
 
 T = TypeVar("T")
 

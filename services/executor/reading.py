@@ -15,9 +15,8 @@ from services.executor.journal import GROUP
 from services.executor.room import Room
 from services.executor.worker import PartitionWorker
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
-from shared.streams.read import Entry
+from shared.streams.read import BLOCK_MS, Entry
 
 RETRY_S = 0.1
 READY_S = 0.01

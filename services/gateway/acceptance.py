@@ -17,11 +17,12 @@ from shared.events.results import TaskResult
 from shared.events.tasks import TaskSubmitted
 from shared.partitions import Partition, partition_for
 from shared.settings import Settings
-from shared.streams.connection import LogClient, script
+from shared.streams.client import LogClient
 from shared.streams.growing import Partitions
 from shared.streams.lease import Word
 from shared.streams.partition_count import open_fence
 from shared.streams.pipeline import ScriptPipeline
+from shared.streams.script import script
 
 # How often a closed partition is looked at, and after how long whoever waits tries by itself.
 LOOK_S = 0.05

@@ -14,7 +14,8 @@ from shared.clock import Clock
 from shared.control_state import Key
 from shared.privacy import TenantPrivacy
 from shared.streams.control_reader import ControlReader
-from shared.token_claims import TokenKeys, TokenRefused, looks_like_token
+from shared.token_claims import TokenRefused, looks_like_token
+from shared.token_keys import TokenKeys
 
 MAX_BUCKETS = 10_000
 

@@ -17,11 +17,11 @@ from redis.exceptions import RedisError, ResponseError
 
 from services.gateway.metrics import SET_ASIDE
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS, passes
 from shared.streams.consumer_group import ConsumerGroup
 from shared.streams.dead_letters import dead_letter
+from shared.streams.passing import passes
 from shared.streams.pipeline import ScriptPipeline
-from shared.streams.read import Entry
+from shared.streams.read import BLOCK_MS, Entry
 
 RETRY_S = 0.1
 # Pause after a batch of which something could not be taken: what is not taken waits in the stream.

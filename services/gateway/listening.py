@@ -18,7 +18,7 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
 from shared.partitions import Partition, partition_for
-from shared.streams.connection import LogClient
+from shared.streams.client import LogClient
 from shared.streams.growing import Partitions
 
 RETRY_S = 0.1

@@ -29,7 +29,7 @@ from shared.streams.connection import connect
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
 from shared.texts.master_key import read_master_keys
-from shared.token_claims import token_keys
+from shared.token_keys import token_keys
 
 # Who waits for a result is told in time that it is pending, before its connection is closed.
 LAST_ANSWERS_S = 1.0

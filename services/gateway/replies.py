@@ -21,12 +21,13 @@ from shared.events.outcomes import TaskFailed, TaskSucceeded
 from shared.events.results import END_EVENTS, TaskResult
 from shared.partitions import Partition
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS, passes, script
 from shared.streams.dead_letters import dead_letter
 from shared.streams.growing import Partitions
 from shared.streams.lease import Lease, Word
+from shared.streams.passing import passes
 from shared.streams.pipeline import ScriptPipeline
-from shared.streams.read import Entry, read_after
+from shared.streams.read import BLOCK_MS, Entry, read_after
+from shared.streams.script import script
 
 PAGE = 500
 # How often a partition is asked whether anybody wants replies, or its lease has become free.

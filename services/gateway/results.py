@@ -18,10 +18,10 @@ from services.gateway.metrics import WAITING
 from shared.events.registry import EVENTS
 from shared.events.results import END_EVENTS, TaskResult, result_from
 from shared.partitions import Partition, partition_for
-from shared.streams.connection import BLOCK_MS, LogClient
+from shared.streams.client import LogClient
 from shared.streams.growing import Partitions
 from shared.streams.pipeline import ScriptPipeline
-from shared.streams.read import Entry, read_after
+from shared.streams.read import BLOCK_MS, Entry, read_after
 
 PAGE = 500
 RETRY_S = 0.1

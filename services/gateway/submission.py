@@ -22,10 +22,10 @@ from shared.events.tasks import (
     question_to,
     task_id_of,
 )
-from shared.models import resolve
 from shared.money import from_cents
 from shared.partitions import reply_prefix
 from shared.privacy import NO_PRIVACY, TenantPrivacy
+from shared.routing import resolve
 from shared.settings import Settings
 
 SOURCE = "/skeldir/gateway"

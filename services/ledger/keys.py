@@ -11,7 +11,8 @@ from services.ledger.sessions import AUDITOR, OPERATOR, USER
 from shared.clock import Clock
 from shared.control_state import Key
 from shared.streams.control_reader import ControlReader
-from shared.token_claims import TokenKeys, TokenRefused, looks_like_token
+from shared.token_claims import TokenRefused, looks_like_token
+from shared.token_keys import TokenKeys
 
 
 class Refused(Exception):

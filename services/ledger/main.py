@@ -39,7 +39,7 @@ from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
 from shared.streams.spread import Spread
 from shared.texts.master_key import MasterKeys, read_master_keys
-from shared.token_claims import token_keys
+from shared.token_keys import token_keys
 
 READERS = 8
 SENDERS = 4

@@ -30,9 +30,9 @@ from services.ledger.spans import record_commit
 from services.ledger.webhooks.outbox import Outbox
 from shared.control_state import order_of
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS, script
 from shared.streams.lease import Fenced, Lease
-from shared.streams.read import read_after, xread
+from shared.streams.read import BLOCK_MS, read_after, xread
+from shared.streams.script import script
 from shared.streams.spread import Spread
 from shared.texts.master_key import UnusableMasterKey
 

@@ -31,12 +31,11 @@ from shared.events.outcomes import AttemptResolved, AttemptStarted, DecisionExpi
 from shared.events.tasks import TaskSubmitted
 from shared.partitions import Partition, partition_of
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
 from shared.streams.dead_letters import dead_letter
 from shared.streams.growing import Partitions
 from shared.streams.lease import Command, Fenced, Lease
-from shared.streams.read import Entry, read_after
+from shared.streams.read import BLOCK_MS, Entry, read_after
 from shared.streams.spread import Spread
 
 # With tasks held back the writer looks up this often, so that an operator's stop reaches them too.

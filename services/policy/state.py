@@ -14,9 +14,10 @@ from shared.control_state import ControlState
 from shared.events.decisions import BreakerState
 from shared.events.quotas import Unit
 from shared.events.tasks import TaskRef
-from shared.models import PROVIDERS, price_lists_of, providers_of
+from shared.models import PROVIDERS
 from shared.money import from_cents
 from shared.provider_breakers import Model
+from shared.routing import price_lists_of, providers_of
 from shared.settings import Settings
 
 

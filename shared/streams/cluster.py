@@ -21,9 +21,9 @@ from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError,
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as NoReply
 
+from shared.log_address import Host
 from shared.partitions import CONTROL
-from shared.streams.address import Host
-from shared.streams.connection import LogClient
+from shared.streams.client import LogClient
 
 SLOTS = 16384
 REDIRECTIONS = 5

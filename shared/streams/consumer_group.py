@@ -17,8 +17,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from shared.streams.connection import script
 from shared.streams.read import Entry
+from shared.streams.script import script
 
 CLAIM_PAGE = 100
 # XAUTOCLAIM looks at ten times its count and stops there: so many looks pass over those that are still young.

@@ -15,7 +15,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from shared.streams.connection import LogClient, script
+from shared.streams.client import LogClient
+from shared.streams.script import script
 from shared.streams.spread import Spread
 
 RENEWALS = 4

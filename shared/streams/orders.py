@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from redis.exceptions import OutOfMemoryError
 
 from shared.partitions import CONTROL
-from shared.streams.connection import script
+from shared.streams.script import script
 
 
 async def publish_order(redis: Redis, data: bytes | str) -> str:

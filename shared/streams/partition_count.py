@@ -14,7 +14,8 @@ import structlog
 
 from shared.partitions import PARTITIONS, Partition
 from shared.settings import Settings
-from shared.streams.connection import LogClient, script
+from shared.streams.client import LogClient
+from shared.streams.script import script
 
 MOST = 1024
 PAGE = 256

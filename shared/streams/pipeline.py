@@ -10,8 +10,9 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from shared.streams.connection import LogClient, Script
+from shared.streams.client import LogClient
 from shared.streams.lease import Word
+from shared.streams.script import Script
 
 MAX_BATCH = 256
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from redis.exceptions import TimeoutError as NoReply
 
-from shared.streams.connection import DirectPool, LogClient
+from shared.streams.client import LogClient
+from shared.streams.direct import DirectPool
 
 WAIT_MS = 1000
 # What is appended, and what decides who may: of all else a lost write is made again by whoever misses it.
@@ -53,7 +54,7 @@ class ReplicatedClient(LogClient):
         ]
 
 
-def client(pool: DirectPool, min_replicas: int) -> ReplicatedClient:
+def replicated(pool: DirectPool, min_replicas: int) -> ReplicatedClient:
     """A client of the server that `pool` connects to."""
     made: ReplicatedClient = ReplicatedClient.from_pool(pool)
     made.min_replicas = min_replicas

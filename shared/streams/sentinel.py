@@ -13,8 +13,9 @@ from typing import Any
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import ReadOnlyError, RedisError
 
-from shared.streams.address import Host
-from shared.streams.connection import DirectConnection, DirectPool, DirectTLSConnection, LogClient
+from shared.log_address import Host
+from shared.streams.client import LogClient
+from shared.streams.direct import DirectConnection, DirectPool, DirectTLSConnection
 
 ANSWER_S = 0.5
 

@@ -13,7 +13,7 @@ import typer
 from shared.logs import configure_logs
 from skeldir import __version__
 from skeldir.cli.context import CommandError
-from skeldir.secrets_dir import read_secrets
+from skeldir.secrets_dir import UnusableSecrets, read_secrets
 
 # What a person came to do -> the commands for it; of each its module here, and the typer application or function in it.
 GROUPS = {
@@ -115,7 +115,7 @@ def main() -> None:
     try:
         read_secrets(os.environ)
         code = application(*_needed(wanted))(prog_name="skeldir", standalone_mode=False)
-    except CommandError as error:
+    except (CommandError, UnusableSecrets) as error:
         _say(str(error))
         sys.exit(2)
     except _USAGE as error:

@@ -24,7 +24,7 @@ from shared.events.control import (
     Scope,
     parse_control,
 )
-from shared.models import providers_of
+from shared.routing import providers_of
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
 from shared.streams.orders import publish_order

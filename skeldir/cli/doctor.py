@@ -19,7 +19,8 @@ from services.ledger.continuity import Standing
 from services.ledger.lag import lags
 from shared.partitions import DEAD_LETTERS, Partition
 from shared.settings import Settings
-from shared.streams.connection import LogClient, connect, replicas_wanted
+from shared.streams.client import LogClient
+from shared.streams.connection import connect, replicas_wanted
 from shared.streams.partition_count import WrongCount, look, recorded
 from skeldir.cli.context import (
     CommandError,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from services.ledger.chain.audit import ChainReport, verify_chains
+from services.ledger.audit.chains import ChainReport, verify_chains
 from services.ledger.chain.seal import UnusableKey, new_key, public_pem, read_public
 from services.ledger.erasure import rewrap
 from services.ledger.history.allowed_before import CLOCK_MARGIN_MS

@@ -14,7 +14,8 @@ from rich.table import Table
 
 from services.ledger.archive.record import ArchiveProblem
 from shared.settings import Settings
-from shared.streams.connection import LogClient, connect
+from shared.streams.client import LogClient
+from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount, look
 from skeldir.cli.books import ArchiveDir, archive_dir
 from skeldir.cli.context import (

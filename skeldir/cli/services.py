@@ -19,8 +19,9 @@ from rich.table import Table
 
 from shared.logs import configure_logs
 from shared.settings import Settings
-from shared.streams.connection import connect, passes
+from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount, settle
+from shared.streams.passing import passes
 from skeldir.cli.context import CommandError, load_settings, out
 from skeldir.running import Running
 

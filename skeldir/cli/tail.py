@@ -17,9 +17,9 @@ from shared.events.control import entry_ms
 from shared.events.envelope import at
 from shared.partitions import CONTROL, Partition, partition_of
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
 from shared.streams.partition_count import look
-from shared.streams.read import Entry, WideReader
+from shared.streams.read import BLOCK_MS, Entry
+from shared.streams.wide_reader import WideReader
 from skeldir.cli import event_line
 from skeldir.cli.context import Json, err, out, print_json, uuid, with_redis
 

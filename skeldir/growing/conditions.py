@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from services.gateway.capacity import is_full
-from shared.streams.connection import FOLLOWS, LogClient
+from shared.streams.client import LogClient
+from shared.streams.direct import FOLLOWS
 from shared.streams.partition_count import Count, count_of, recorded
 
 SERVICES = ("gateway-", "policy-", "executor-", "ledger-")

@@ -13,7 +13,7 @@ from services.policy.store import decode_hold
 from shared.control_state import order_of
 from shared.events.registry import EVENTS, UndecodableEvent
 from shared.partitions import Partition, partition_for
-from shared.streams.connection import LogClient
+from shared.streams.client import LogClient
 from skeldir.growing.changed import Touched
 from skeldir.growing.places import Key, read_key
 

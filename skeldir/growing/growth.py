@@ -19,9 +19,10 @@ from redis.exceptions import RedisError
 
 from shared.events.partitions import PartitionsSet
 from shared.partitions import CONTROL, PARTITIONS, Partition
-from shared.streams.connection import LogClient, script
+from shared.streams.client import LogClient
 from shared.streams.lease import Lease
 from shared.streams.partition_count import Count, recorded
+from shared.streams.script import script
 from skeldir.growing.changed import Changed
 from skeldir.growing.conditions import CannotGrow, count_to_grow, nobody_is_older, there_is_memory
 from skeldir.growing.copies import Copied, Copies, clear

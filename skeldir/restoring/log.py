@@ -26,7 +26,7 @@ from shared.events.envelope import Envelope
 from shared.events.results import result_of
 from shared.partitions import CONTROL, DEAD_LETTERS, Partition, partition_of
 from shared.settings import Settings
-from shared.streams.connection import LogClient
+from shared.streams.client import LogClient
 from skeldir.restoring import reading
 from skeldir.restoring.accounts import TenantBooks, accounts
 from skeldir.restoring.count import NotNow, restore_count

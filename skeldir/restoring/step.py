@@ -7,7 +7,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from shared.streams.connection import script
+from shared.streams.script import script
 
 Word = bytes | str | int
 Command = Sequence[Word]

@@ -21,7 +21,7 @@ import asyncpg
 
 from services.ledger import migrate
 from services.ledger.archive.archiving import archive, latest_before
-from services.ledger.chain.audit import verify_chains
+from services.ledger.audit.chains import verify_chains
 from services.ledger.history.reading import Bounds, verify_history
 from services.ledger.rebuild import rebuild
 from services.ledger.verify import verify

@@ -22,7 +22,7 @@ from uuid import UUID
 import asyncpg
 
 from services.ledger import migrate, sessions
-from services.ledger.chain.audit import verify_chains
+from services.ledger.audit.chains import verify_chains
 from services.ledger.keys import View
 from services.ledger.looking import looking
 from services.ledger.rebuild import rebuild

@@ -13,7 +13,8 @@ from typing import Any
 import uvloop
 from redis.asyncio import Redis
 
-from shared.streams.connection import SOCKET_TIMEOUT_S, connect
+from shared.streams.connection import connect
+from shared.streams.direct import SOCKET_TIMEOUT_S
 from shared.streams.pipeline import ScriptPipeline
 from skeldir.embedded.valkey import EmbeddedValkey
 from tests.bench.figures import Figure

@@ -14,7 +14,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from shared.partitions import partition_for
-from shared.streams.connection import LogClient, connect
+from shared.streams.client import LogClient
+from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
 from skeldir.growing import growth
 from tests.integration.growing.test_growth import NEW, OLD, TTL_MS, Log

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from services.ledger import migrate
-from services.ledger.chain.audit import verify_chains
+from services.ledger.audit.chains import verify_chains
 from shared.garbage import collect_less
 from skeldir.embedded import EmbeddedPostgres
 from tests.bench.figures import Figure, quantile

@@ -21,7 +21,7 @@ from skeldir.cli.context import CommandError
 from skeldir.cli.secrets import SERVICES, secrets
 from skeldir.embedded import EmbeddedPostgres
 from skeldir.embedded.process import free_port
-from skeldir.secrets_dir import read_secrets
+from skeldir.secrets_dir import UnusableSecrets, read_secrets
 from tests.stack import eventually
 
 
@@ -108,7 +108,7 @@ def test_it_makes_nothing_twice_and_half_a_folder_does_not_start(made: Path, tmp
     with pytest.raises(CommandError, match="exists"):
         secrets(made)
     for folder in (tmp_path / "none", tmp_path):
-        with pytest.raises(CommandError, match="SKELDIR_SECRETS_DIR"):
+        with pytest.raises(UnusableSecrets, match="SKELDIR_SECRETS_DIR"):
             read_secrets({"SKELDIR_SECRETS_DIR": str(folder)})
     kept = {"SKELDIR_SECRETS_DIR": str(made / "policy"), "SKELDIR_REDIS_URL": "redis://mine"}
     read_secrets(kept)

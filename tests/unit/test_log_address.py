@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shared.streams.address import InvalidAddress, several_servers
-from shared.streams.connection import DirectConnection, DirectLocalConnection, DirectTLSConnection, connect
+from shared.log_address import InvalidAddress, several_servers
+from shared.streams.connection import connect
+from shared.streams.direct import DirectConnection, DirectLocalConnection, DirectTLSConnection
 
 
 @pytest.mark.parametrize("url", ["redis://h:1/0", "rediss://u:p@h:1/0?ssl_ca_certs=/a", "unix:///run/redis.sock"])

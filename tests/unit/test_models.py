@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from shared.models import price_lists_of, providers_of, resolve
+from shared.routing import price_lists_of, providers_of, resolve
 from shared.settings import Settings
 
 ROUTES = {"fast": "openai:gpt-4o-mini", "gpt-*": "openai", "*": "stub"}

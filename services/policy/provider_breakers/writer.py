@@ -25,11 +25,11 @@ from shared.events.control import ProviderBreakerChanged
 from shared.partitions import CONTROL, PROVIDER_BREAKERS, PROVIDER_BREAKERS_LEASE
 from shared.provider_breakers import Model
 from shared.settings import Settings
-from shared.streams.connection import BLOCK_MS
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
 from shared.streams.lease import Command, Fenced, Lease
-from shared.streams.read import WideReader
+from shared.streams.read import BLOCK_MS
+from shared.streams.wide_reader import WideReader
 
 # Outcomes are gathered for so long: a breaker that opens 20 ms later costs less than a reading for each of them.
 GATHER_S = 0.02

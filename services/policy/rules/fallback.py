@@ -18,8 +18,8 @@ from services.policy.rules.provider_breaker import passage
 from services.policy.state import Circumstances
 from shared.events.decisions import Alternative, BlockReason, PassedOver
 from shared.events.tasks import Task, moved_to
-from shared.models import alternatives_to
 from shared.pricing import Quote, Refused, Terms, quote
+from shared.routing import alternatives_to
 
 # Refused so, a model cannot be called at all, and its first alternative takes its place.
 UNAVAILABLE = frozenset({BlockReason.UNPRICED, BlockReason.UNKNOWN_PROVIDER})

@@ -19,7 +19,8 @@ from shared.events.outcomes import AttemptResolved, Usage
 from shared.events.registry import EVENTS
 from shared.events.tasks import TaskRef, TaskType
 from shared.partitions import CONTROL, PARTITIONS, Partition, partition_for, partition_of
-from shared.streams.connection import LogClient, connect
+from shared.streams.client import LogClient
+from shared.streams.connection import connect
 from shared.streams.lease import Fenced, Lease
 from skeldir.embedded import EmbeddedValkey
 from skeldir.growing import growth

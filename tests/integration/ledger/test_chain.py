@@ -17,9 +17,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from services.ledger import books, months, sessions
-from services.ledger.chain import audit, heads, share
-from services.ledger.chain.audit import ChainReport, verify_chains
-from services.ledger.chain.bookmark import UnusableBookmark
+from services.ledger.audit import chains, share
+from services.ledger.audit.bookmark import UnusableBookmark
+from services.ledger.audit.chains import ChainReport, verify_chains
+from services.ledger.chain import heads
 from services.ledger.chain.link import link, links, of_record, of_row, start
 from services.ledger.chain.seal import UnusableKey, key_id, new_key, public_pem, read_private, read_public
 from services.ledger.chain.sealer import Sealer
@@ -352,12 +353,12 @@ async def test_several_processes_find_what_one_finds(chained: Books, monkeypatch
     await chained.tamper("UPDATE events SET body = body || ' ' WHERE chain_no = 12")
     alone = await verify_chains(chained.url, KEYS)
     assert alone.processes == 1 and alone.chains > 1 and f"partition {chained.chain} row 12" in str(alone.findings)
-    monkeypatch.setattr(audit, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(chains, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     seen: list[tuple[int, int]] = []
     together = await verify_chains(chained.url, KEYS, lambda done, total: seen.append((done, total)))
     assert together.processes == 2 and len(set(seen[-1])) == 1, "the last that is told is that all is done"
-    monkeypatch.setattr(audit._Follower, "take", lambda *_: None)  # also where nothing that others told has arrived
+    monkeypatch.setattr(chains._Follower, "take", lambda *_: None)  # also where nothing that others told has arrived
     seen.clear()
     await verify_chains(chained.url, KEYS, lambda done, total: seen.append((done, total)), only=chained.chain)
     assert len(seen) == 1 and seen[0][0] == seen[0][1] > 0

@@ -13,8 +13,9 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as NoReply
 
-from shared.streams import connection, wire
-from shared.streams.connection import LogClient, connect
+from shared.streams import direct, wire
+from shared.streams.client import LogClient
+from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
 
 
@@ -68,7 +69,7 @@ async def test_connections_that_the_server_closed_are_not_used_again(redis_as: C
 async def test_a_reply_that_does_not_come_is_given_up_in_its_time(
     redis_as: Callable[[str], Redis], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(direct, "SOCKET_TIMEOUT_S", 0.2)
     redis = redis_as("executor")
     assert await redis.ping()
     began = time.monotonic()
@@ -80,7 +81,7 @@ async def test_a_reply_that_does_not_come_is_given_up_in_its_time(
 
 async def test_each_reply_has_its_whole_time(redis_as: Callable[[str], Redis], monkeypatch: pytest.MonkeyPatch) -> None:
     """One timer watches over all of a connection's replies, and a connection that rests is not disturbed by it."""
-    monkeypatch.setattr(connection, "SOCKET_TIMEOUT_S", 1.2)
+    monkeypatch.setattr(direct, "SOCKET_TIMEOUT_S", 1.2)
     redis = redis_as("executor")
     for _ in range(2):
         await redis.ping()

@@ -10,8 +10,10 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from shared.streams.connection import LogClient, Script, connect
+from shared.streams.client import LogClient
+from shared.streams.connection import connect
 from shared.streams.pipeline import ScriptPipeline
+from shared.streams.script import Script
 
 ADD = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
 FAIL = "return redis.error_reply('NO not this one')"

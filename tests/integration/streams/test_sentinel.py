@@ -12,7 +12,8 @@ import pytest
 from redis.exceptions import RedisError
 
 from shared.partitions import Partition
-from shared.streams.connection import LogClient, connect
+from shared.streams.client import LogClient
+from shared.streams.connection import connect
 from shared.streams.lease import Fenced, Lease
 from shared.streams.replicated import NotReplicated
 from tests.valkeys import WatchedValkeys

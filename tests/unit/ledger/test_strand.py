@@ -10,9 +10,9 @@ from uuid import UUID
 
 import pytest
 
-from services.ledger.chain import order
+from services.ledger.audit import order
+from services.ledger.audit.strand import End, Mark, Strand
 from services.ledger.chain.link import COLUMNS, link, start
-from services.ledger.chain.strand import End, Mark, Strand
 from services.ledger.chain.walk import Broken, Place
 
 CHAIN, LENGTH = 3, 400

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared.events.decisions import BlockReason
-from shared.models import alternatives_to
+from shared.routing import alternatives_to
 from tests.unit.policy.world import CENT, CONFIG, TENANT, TaskAllowed, TaskBlocked, World, reason
 
 DEAR, CHEAP, OTHER = "openai:gpt-4o", "openai:gpt-4o-mini", "anthropic:claude-haiku-4-5"

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from services.ledger import books
 from services.ledger.archive.archiving import MonthReport, archive
 from services.ledger.archive.parquet import ParquetFile, Wanted, Writer
-from services.ledger.chain.audit import verify_chains
+from services.ledger.audit.chains import verify_chains
 from services.ledger.chain.seal import key_id
 from services.ledger.intake import Record
 from services.ledger.verify import CHECKS, SAME_ROWS, verify

@@ -17,8 +17,8 @@ import pytest
 from services.ledger import books
 from services.ledger import verify as verify_
 from services.ledger.archive.record import ArchiveProblem
-from services.ledger.chain import audit, share
-from services.ledger.chain.audit import verify_chains
+from services.ledger.audit import chains, share
+from services.ledger.audit.chains import verify_chains
 from services.ledger.verify import FILES, verify
 from tests.integration.ledger.archive.conftest import (
     APRIL,
@@ -69,8 +69,8 @@ async def test_with_several_readers_too(kept: Books, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     monkeypatch.setattr(verify_, "WORTH_A_PROCESS", 1)
     monkeypatch.setattr(verify_, "shared", one_by_one)
-    monkeypatch.setattr(audit, "WORTH_A_PROCESS", 1)
-    monkeypatch.setattr(audit, "_in_processes", walks)
+    monkeypatch.setattr(chains, "WORTH_A_PROCESS", 1)
+    monkeypatch.setattr(chains, "_in_processes", walks)
     assert await findings(kept) == []
     assert len(shares) == 3 + 3
 
@@ -165,12 +165,12 @@ async def test_a_check_of_the_chains_goes_on_from_where_it_was(kept: Books, monk
     with monkeypatch.context() as patch:
         taken = count()
 
-        def stops(follower: Any, news: Any, real: Any = audit._Follower.take) -> None:
+        def stops(follower: Any, news: Any, real: Any = chains._Follower.take) -> None:
             real(follower, news)
             if next(taken) == 2:
                 raise KeyboardInterrupt
 
-        patch.setattr(audit._Follower, "take", stops)
+        patch.setattr(chains._Follower, "take", stops)
         with pytest.raises(KeyboardInterrupt):
             await verify_chains(url, {}, resume=file, archive=kept.folder)
     report = await verify_chains(url, {}, resume=file, archive=kept.folder)

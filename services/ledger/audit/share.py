@@ -11,10 +11,10 @@ import asyncpg
 
 from services.ledger.archive.reading import ByNumber
 from services.ledger.archive.record import NOTHING, Archive
+from services.ledger.audit.order import WINDOW
+from services.ledger.audit.strand import End, Mark, Strand
 from services.ledger.chain.link import COLUMNS, chain_of
-from services.ledger.chain.order import WINDOW
 from services.ledger.chain.seal import Seal, from_pem, key_id
-from services.ledger.chain.strand import End, Mark, Strand
 from services.ledger.chain.walk import Broken, Signed
 from services.ledger.sessions import Connection, write_as_ledger
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from services.ledger.chain.order import InOrder
+from services.ledger.audit.order import InOrder
 from services.ledger.chain.walk import Broken, Place, Signed, Walk, about, name_of
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from services.ledger.chain.strand import Mark
+from services.ledger.audit.strand import Mark
 from services.ledger.chain.walk import Broken, Place
 
 VERSION = 1

@@ -23,12 +23,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from services.ledger import months
 from services.ledger.archive.record import Archive, find
-from services.ledger.chain import bookmark, heads
-from services.ledger.chain.bookmark import MAX_FINDINGS, Bookmark
+from services.ledger.audit import bookmark
+from services.ledger.audit.bookmark import MAX_FINDINGS, Bookmark
+from services.ledger.audit.share import Found, News, Share, Walked, walk
+from services.ledger.audit.strand import End, Mark
+from services.ledger.chain import heads
 from services.ledger.chain.link import start
 from services.ledger.chain.seal import public_pem
-from services.ledger.chain.share import Found, News, Share, Walked, walk
-from services.ledger.chain.strand import End, Mark
 from services.ledger.chain.walk import Broken, Place
 from services.ledger.sessions import Connection, keep_events, write_as_ledger
 from shared.garbage import collect_less
