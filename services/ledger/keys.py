@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
 from services.ledger.sessions import AUDITOR, OPERATOR, USER
+from shared.admission import Admission, NotAdmitted
 from shared.clock import Clock
 from shared.control_state import Key
 from shared.streams.control_reader import ControlReader
-from shared.token_claims import TokenRefused, looks_like_token
 from shared.token_keys import TokenKeys
 
 
@@ -52,32 +51,15 @@ class Doorkeeper:
     """Knows the keys, as fresh as the control stream."""
 
     def __init__(self, control: ControlReader, clock: Clock, tokens: TokenKeys | None = None) -> None:
-        self._control = control
-        self._clock = clock
-        self._tokens = tokens
+        self._admission = Admission(control, clock, tokens)
 
     def admit(self, authorization: str | None, tenant: str | None, user: str | None) -> View:
         """The view of the key in an `Authorization: Bearer` header, narrowed to a tenant and a user. Raises Refused."""
-        scheme, _, secret = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not secret.strip():
-            raise Refused(401, "missing_key", "send `Authorization: Bearer <key>`")
-        if self._control.is_stale:
-            raise Refused(503, "control_stale", "keys cannot be checked: the control stream cannot be read")
-        return view(self._key_of(secret.strip()), parse_id("tenant_id", tenant), parse_id("user_id", user))
-
-    def _key_of(self, secret: str) -> Key:
-        digest = hashlib.sha256(secret.encode()).hexdigest()
-        key = self._control.state.key_for(digest, self._clock.now_ms())
-        if key is not None:
-            return key
-        if self._tokens is None or not looks_like_token(secret):
-            raise Refused(401, "unknown_key", "this key is unknown, revoked, or past its end")
         try:
-            return self._tokens.key_of(secret, self._clock.now_ms())
-        except TokenRefused as refused:
-            if refused.kind == "unavailable":
-                raise Refused(503, "identity_unavailable", str(refused)) from refused
-            raise Refused(401, "invalid_token", str(refused)) from refused
+            key = self._admission.key_of(authorization)
+        except NotAdmitted as refused:
+            raise Refused(refused.status, refused.code, str(refused)) from refused
+        return view(key, parse_id("tenant_id", tenant), parse_id("user_id", user))
 
 
 def view(key: Key, tenant_id: UUID | None, user_id: UUID | None) -> View:
