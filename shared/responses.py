@@ -6,14 +6,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 
-def response(task_id: str, model: str, text: str, input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """A completed response that says `text`."""
+def response(
+    task_id: str, model: str, text: str, input_tokens: int, output_tokens: int, created_s: int
+) -> dict[str, Any]:
+    """A completed response that says `text`, made at that time (seconds since the epoch)."""
     part = {"type": "output_text", "text": text, "annotations": []}
     message = {"type": "message", "id": f"msg_{task_id}", "status": "completed", "role": "assistant", "content": [part]}
     return {
         "id": f"resp_{task_id}",
         "object": "response",
-        "created_at": 0,
+        "created_at": created_s,
         "status": "completed",
         "error": None,
         "incomplete_details": None,

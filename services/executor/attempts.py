@@ -253,6 +253,7 @@ class Attempts:
             idempotency_key=str(delivery.idempotency_key),
             attempt_id=str(delivery.attempt_id(number)),
             prices=delivery.allowed.prices,
+            created_s=self._clock.now_ms() // 1000,
         )
         if streaming is not None and not await streaming.is_awaited():
             return Cut(CLIENT_LEFT, "nobody listened", asked=False)

@@ -68,7 +68,7 @@ class Responses:
         return b"".join(_named(orjson.loads(piece), piece) for piece in pieces)
 
     def whole(self, result: TaskResult) -> Iterator[bytes]:
-        for event in responses.events_of(response(result)):
+        for event in responses.events_of(response(result, int(time.time()))):
             yield _named(event, orjson.dumps(event))
 
     def error(self, problem: Problem) -> bytes:
@@ -82,13 +82,12 @@ class Responses:
         return _named(error, orjson.dumps(error))
 
 
-def response(result: TaskResult) -> dict[str, Any]:
-    """The response as its provider gave it."""
+def response(result: TaskResult, now_s: int) -> dict[str, Any]:
+    """The response as its provider gave it; of an answer that was none, one made now."""
     if result.completion is not None:
         return result.completion
-    used = result.usage
-    text = result.output_text or ""
-    return responses.response(str(result.task_id), result.model, text, used.input_tokens, used.output_tokens)
+    used, text = result.usage, result.output_text or ""
+    return responses.response(str(result.task_id), result.model, text, used.input_tokens, used.output_tokens, now_s)
 
 
 def _named(event: dict[str, Any], raw: bytes) -> bytes:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import time
 from functools import partial
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 from rich.table import Table
 
 from services.policy import budget
 from services.policy.state import Account, Bucket
-from shared.control_state import Limits
+from shared.control_state import ControlState, Limits
 from shared.money import from_cents, to_cents
 from skeldir.cli import quotas
-from skeldir.cli.context import CommandError, Json, load_settings, out, print_json, uuid, with_redis
+from skeldir.cli.context import CommandError, Json, load_settings, out, print_json, table_by, uuid, with_redis
 from skeldir.cli.control import publish
 
 app = typer.Typer(help="What a tenant or a user may spend.", no_args_is_help=True)
@@ -93,16 +94,35 @@ def show(tenant: Tenant, user: User = None, as_json: Json = False) -> None:
     ]
     shown = [_with_use(row, accounts, user_id is not None, now_ms) for row in rows]
     found = quotas.rows(control, accounts[0], tenant_id, user_id, now_ms)
+    of_users = [] if user_id else _of_users(control, tenant_id)
     if as_json:
         who = {"tenant_id": str(tenant_id), "user_id": str(user_id) if user_id else None}
-        print_json({**who, "limits": shown, "quotas": found})
+        print_json({**who, "limits": shown, "users": of_users, "quotas": found})
         return
     table = Table("limit", "value", "from", "spent", "held", "free")
     for row in shown:
         table.add_row(*(row.get(name, "") for name in ("limit", "value", "from", "spent", "held", "free")))
     out.print(table)
+    if of_users:
+        own_limits = table_by("user", *(row["limit"] for row in rows), title="Users with limits of their own")
+        for one in of_users:
+            own_limits.add_row(one["user_id"], *(one.get(row["limit"], "") for row in rows))
+        out.print(own_limits)
     if found:
         out.print(quotas.table(found))
+
+
+def _of_users(control: ControlState, tenant_id: UUID) -> list[dict[str, str]]:
+    """The users who have limits of their own, and those: a tenant's count for them, too."""
+    found = []
+    for (tenant, user), limits in sorted(control.limits.items(), key=str):
+        if tenant == tenant_id and user is not None:
+            money = {"hourly_cents": limits.hourly, "monthly_cents": limits.monthly}
+            own = {name: _cents(value) for name, value in money.items() if value is not None}
+            if limits.max_in_flight is not None:
+                own["max_in_flight"] = str(limits.max_in_flight)
+            found.append({"user_id": str(user), **own})
+    return found
 
 
 def _scope(tenant: str, user: str | None, key: str | None, task_type: str | None, model: str | None) -> dict[str, str]:

@@ -38,6 +38,9 @@ LOOK_S = 0.05
 def submit(
     task_type: Annotated[str, typer.Argument(metavar="TYPE", help="route, explanation, investigation, ...")],
     prompt: Annotated[str, typer.Option(help="A JSON object, or @FILE.")],
+    model: Annotated[
+        str | None, typer.Option(help="`provider:model`; without it the prompt's, or the default.")
+    ] = None,
     wait: Annotated[float, typer.Option(min=0, max=86_400, help="Seconds to wait for the result.")] = 0.0,
     request_id: Annotated[str | None, typer.Option(help="Your own id; the same id gives the same answer.")] = None,
     max_cost_cents: Annotated[str | None, typer.Option(help="The most it may cost.")] = None,
@@ -47,7 +50,8 @@ def submit(
 ) -> None:
     """Submit one task. Exit 0 for a success or a pending task, 1 for a blocked or failed one."""
     settings = load_settings()
-    task: dict[str, Any] = {"task_type": task_type, "prompt": _prompt(prompt), "request_id": request_id or str(uuid4())}
+    asked = _prompt(prompt) | ({} if model is None else {"model": model})
+    task: dict[str, Any] = {"task_type": task_type, "prompt": asked, "request_id": request_id or str(uuid4())}
     given = {"max_cost_cents": max_cost_cents, "user_id": user and str(uuid(user, "--user"))}
     task |= {name: value for name, value in given.items() if value is not None}
     body = orjson.dumps(task)

@@ -198,6 +198,10 @@ def test_a_pending_task_can_be_looked_at(stack: Stack) -> None:
     assert stack.get(path).json()["status"] == "pending"
     eventually(lambda: stack.get(path).json()["status"] == "success", "the result")
     assert stack.get(path, key=stack.key(str(uuid4()))).status_code == 404
+    tenants = stack.key(stack.ready["tenant_id"])
+    assert stack.get(f"{path}?user_id={stack.ready['user_id']}", key=tenants).status_code == 200
+    assert stack.get(f"{path}?user_id={uuid4()}", key=tenants).status_code == 404, "another user's"
+    assert stack.get(f"{path}?user_id=me", key=tenants).json()["code"] == "invalid_user"
 
 
 def test_events_of_a_task_stream_as_they_happen(stack: Stack) -> None:

@@ -233,6 +233,19 @@ def test_the_monthly_cap_holds_in_a_burst(user: User) -> None:
     assert eventually(lambda: [r for r in user.rows("SELECT * FROM llm_monthly_costs") if r["total_calls"] == 50], "50")
 
 
+def test_users_with_limits_of_their_own_are_listed(stack: Stack) -> None:
+    """Who looks at the tenant's limits would not see that one of its users has less."""
+    user = User(stack, tenant=str(uuid4()))
+    show = ("limits", "show", "--tenant", user.tenant)
+    stack.cli("limits", "set", "--tenant", user.tenant, "--monthly-cents", "900")
+    assert json.loads(stack.cli(*show, "--json").stdout)["users"] == []
+    stack.cli("limits", "set", *user.options, "--monthly-cents", "50.5", "--max-in-flight", "3")
+    own = {"user_id": user.id, "monthly_cents": "50.5", "max_in_flight": "3"}
+    assert json.loads(stack.cli(*show, "--json").stdout)["users"] == [own]
+    said = stack.cli(*show).stdout
+    assert user.id in said and "50.5" in said
+
+
 def test_a_cap_that_is_raised_is_shown_at_once(stack: Stack) -> None:
     """No decision has been made under it yet, so the books do not have it."""
     user = User(stack, tenant=str(uuid4()))

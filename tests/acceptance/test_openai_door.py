@@ -307,7 +307,12 @@ def test_a_streamed_response_passes_as_it_came_and_can_be_had_again(caller: Call
         list(caller.client.responses.create(model=MODEL, input="y", stream=True))
     assert broken.value.code == "provider_error:InvalidAnswer"
     stubbed = caller.client.responses.create(model="stub:model", input="hello", stream=True)
-    assert [event.type for event in stubbed][-1] == "response.completed"
+    events = list(stubbed)
+    assert events[-1].type == "response.completed"
+    answered = caller.client.chat.completions.create(model="stub:model", messages=HELLO)
+    pieces = list(caller.client.chat.completions.create(model="stub:model", messages=HELLO, stream=True))
+    for made in (events[-1].response.created_at, answered.created, pieces[0].created):
+        assert abs(made - time.time()) < 60
 
 
 def test_errors_and_models_are_in_openais_shape(caller: Caller) -> None:

@@ -196,6 +196,12 @@ def test_a_wrong_command_says_so_in_one_line(stack: Stack, arguments: list[str],
     assert complaint in stack.refused(*arguments)
 
 
+def test_a_command_names_a_model_beside_the_prompt(stack: Stack) -> None:
+    task = ("submit", "route", "--wait", "30", "--json", "--prompt", '{"text": "x", "model": "stub:prompts"}')
+    assert json.loads(stack.cli(*task).stdout)["model"] == "prompts"
+    assert json.loads(stack.cli(*task, "--model", "stub:mine").stdout)["model"] == "mine"
+
+
 def test_a_wrong_command_ends_with_code_2_and_no_traceback(stack: Stack) -> None:
     """The same once more as a person types it."""
     done = stack.process("key", "revoke", "key_nobody")

@@ -31,7 +31,8 @@ def completion_of(raw: Any, call: Call) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise ProviderFailure("InvalidAnswer", "not a JSON object", spend="uncertain")
     usage = usage_of(raw.get("usage"))
-    found = {"id": raw.get("id"), "object": "chat.completion", "created": 0, "model": raw.get("model") or call.model}
+    found = {"id": raw.get("id"), "object": "chat.completion", "created": call.created_s}
+    found["model"] = raw.get("model") or call.model
     if usage is not None:
         found["usage"] = usage
     content = raw.get("content")

@@ -101,7 +101,7 @@ def chunk(call: Call, delta: dict[str, Any] | None, *, finish: str | None = None
     body: dict[str, Any] = {
         "id": f"chatcmpl-{call.idempotency_key}",
         "object": "chat.completion.chunk",
-        "created": 0,
+        "created": call.created_s,
         "model": call.model,
         "choices": choices,
     }
@@ -124,7 +124,7 @@ def completion(
     return {
         "id": f"chatcmpl-{call.idempotency_key}",
         "object": "chat.completion",
-        "created": 0,
+        "created": call.created_s,
         "model": call.model,
         "choices": [{"index": 0, "message": answer, "logprobs": None, "finish_reason": finish}],
         "usage": {

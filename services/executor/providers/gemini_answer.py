@@ -34,7 +34,7 @@ def completion_of(raw: Any, call: Call) -> dict[str, Any]:
     """
     if not isinstance(raw, dict):
         raise ProviderFailure("InvalidAnswer", "not a JSON object", spend="uncertain")
-    found = {"id": raw.get("responseId"), "object": "chat.completion", "created": 0}
+    found = {"id": raw.get("responseId"), "object": "chat.completion", "created": call.created_s}
     found["model"] = raw.get("modelVersion") or call.model
     candidate = _candidate(raw)
     if (usage := usage_of(raw.get("usageMetadata"), said=_says(_parts(candidate or {})))) is not None:

@@ -26,6 +26,8 @@ class Call:
     """Of the recorded attempt, for providers whose own account can name it."""
     prices: Prices | None = None
     """What the decision says that the call is charged by."""
+    created_s: int = 0
+    """When it was begun, since the epoch: what an answer gives as its time, where its provider says none."""
 
 
 @dataclass(frozen=True, slots=True)

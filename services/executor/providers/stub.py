@@ -48,7 +48,7 @@ class StubProvider:
         delay_s, cost = _simulated(call.prompt)
         said = _answer(call, cost)
         whole = responses.response(
-            call.idempotency_key, call.model, said.output_text, said.input_tokens, said.output_tokens
+            call.idempotency_key, call.model, said.output_text, said.input_tokens, said.output_tokens, call.created_s
         )
         pieces = _WORD.findall(said.output_text)
         if hear is None:

@@ -64,7 +64,7 @@ def router(door: Door) -> APIRouter:
         wait_s = door.settings.max_wait_seconds
         submitted = await door.submit(request, key, task, origin="openai", wait_s=wait_s, operation="responses")
         result = _answered(submitted)
-        return _json(dialects.response(result), result, submitted)
+        return _json(dialects.response(result, int(time.time())), result, submitted)
 
     @routes.post("/embeddings", openapi_extra=_INPUT, responses=ASKED, summary="OpenAI's embeddings, governed")
     async def embeddings(request: Request) -> Response:

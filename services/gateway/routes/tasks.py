@@ -127,14 +127,17 @@ def _without_prompt(data: Any) -> Any:
 
 
 async def _look(door: Door, key: Key, task_id: UUID, user: str | None) -> dict[str, Any]:
-    """The task as the key may see it: its user's tasks, or those of its tenant where it names no user."""
+    """The task as the key may see it: its user's tasks, or its tenant's where it names no user; `user` narrows that."""
+    whose = _user_id(user)
+    if key.user_id is not None:
+        whose = user_for(key, whose)
     try:
         record = await door.results.record(key.tenant_id, task_id)
     except (RedisError, OSError) as error:
         raise Problem(503, "log_unreachable", "the log cannot be reached", retry_after_s=1) from error
     if record is None:
-        return await _from_history(door, key, task_id, user)
-    if key.user_id is not None and record.get(b"user", b"").decode() != str(key.user_id):
+        return await _from_history(door, key.tenant_id, whose, task_id)
+    if whose is not None and record.get(b"user", b"").decode() != str(whose):
         raise _unknown(task_id)
     return _shown(task_id, record)
 
@@ -153,14 +156,11 @@ def _shown(task_id: UUID, record: dict[bytes, bytes]) -> dict[str, Any]:
     }
 
 
-async def _from_history(door: Door, key: Key, task_id: UUID, user: str | None) -> dict[str, Any]:
-    if key.user_id is None and user is None:
+async def _from_history(door: Door, tenant_id: UUID, whose: UUID | None, task_id: UUID) -> dict[str, Any]:
+    if whose is None:
         raise _unknown(task_id)
     try:
-        user_id = user_for(key, UUID(user) if user else None)
-        result = await door.history.result(key.tenant_id, user_id, task_id)
-    except ValueError as error:
-        raise Problem(422, "invalid_user", "user_id is a UUID") from error
+        result = await door.history.result(tenant_id, whose, task_id)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
         raise Problem(503, "ledger_unreachable", "the ledger cannot be read", retry_after_s=2) from error
     if result is None:
@@ -177,6 +177,13 @@ def _task_id(text: str) -> UUID:
         return UUID(text)
     except ValueError as error:
         raise Problem(422, "invalid_task_id", "a task id is a UUID") from error
+
+
+def _user_id(text: str | None) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError as error:
+        raise Problem(422, "invalid_user", "user_id is a UUID") from error
 
 
 def _parsed(body: bytes, door: Door) -> TaskRequest:

@@ -49,7 +49,7 @@ def test_what_the_provider_states_counts() -> None:
 
 def test_events_of_a_response_are_counted_by_their_deltas_and_by_what_it_states() -> None:
     count = OutputCount()
-    for event in events_of(response("1", "m", "x" * 400, 5, 70), ["x" * 40] * 10):
+    for event in events_of(response("1", "m", "x" * 400, 5, 70, 0), ["x" * 40] * 10):
         if event["type"] == "response.completed":
             assert count.at_least == 25 and count.at_most >= 400
         count.add(event)
