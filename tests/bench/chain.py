@@ -27,6 +27,8 @@ from tests.bench.processes import cpu_s, families, memory_mb
 from tests.stack import Stack
 
 AT_ONCE = (1, 16, 64, 256)
+# Of each tenant, those who come again.
+USERS = 16
 IDLE_S = 5.0
 TRIMMED_S = 3.0
 
@@ -43,7 +45,7 @@ def measure(tasks: int = 3000, turns: int = 3, at_once: Sequence[int] = AT_ONCE)
         before = chain.stored()
         figures += chain.from_the_inbox(tasks, turns)
         figures.append(chain.memory("memory under load"))
-        figures.append(_bytes(before, chain.stored(), 3 * turns * tasks))
+        figures.append(_bytes(before, chain.stored(), 4 * turns * tasks + (USERS + 1) * len(chain.tenants)))
     return figures
 
 
@@ -118,18 +120,24 @@ class Chain:
 
     def from_the_inbox(self, tasks: int, turns: int) -> list[Figure]:
         """Into the inbox all at once, until the books have every event of them."""
-        spent: dict[str, list[dict[str, float]]] = {"new": [], "blocked": [], "cached": []}
-        blocked, again = str(uuid4()), [(tenant, str(uuid4())) for tenant in self.tenants]
-        order = {"type": "kill_switch.engaged", "scope": {"tenant_id": blocked}, "reason": "bench", "actor": "bench"}
-        assert self._stack.post("/v1/control", order, key=self._stack.ready["operator_key"]).is_success
-        for tenant, user in again:
-            self.through([_same(tenant, user)], 5)
+        spent: dict[str, list[dict[str, float]]] = {"new": [], "known": [], "blocked": [], "cached": []}
+        known = [(tenant, str(uuid4())) for _ in range(USERS) for tenant in self.tenants]
+        again, stopped = known[: len(self.tenants)], [(tenant, str(uuid4())) for tenant in tenants_of_all_partitions()]
+        self.through([entry(*owner) for owner in known], 5 * len(known))
+        self.through([_same(*owner) for owner in again], 5 * len(again))
+        for tenant, _ in stopped:
+            scope = {"tenant_id": tenant}
+            order = {"type": "kill_switch.engaged", "scope": scope, "reason": "bench", "actor": "bench"}
+            assert self._stack.post("/v1/control", order, key=self._stack.ready["operator_key"]).is_success
 
         def new() -> list[bytes]:
             return [entry(self.tenants[one % len(self.tenants)], str(uuid4())) for one in range(tasks)]
 
+        def of_known() -> list[bytes]:
+            return [entry(*known[number % len(known)]) for number in range(tasks)]
+
         def refused() -> list[bytes]:
-            return [entry(blocked, str(uuid4())) for _ in range(tasks)]
+            return [entry(*stopped[number % len(stopped)]) for number in range(tasks)]
 
         def cached() -> list[bytes]:
             return [_same(*again[number % len(again)]) for number in range(tasks)]
@@ -144,12 +152,14 @@ class Chain:
 
         works = {
             "new": work("new", new, 5),
+            "known": work("known", of_known, 5),
             "blocked": work("blocked", refused, 2),
             "cached": work("cached", cached, 4),
         }
         rates = in_turns(works, turns)
         named = {
-            "new": "inbox to books, new tasks",
+            "new": "inbox to books, each of a new user",
+            "known": "inbox to books, of known users",
             "blocked": "inbox to books, all blocked",
             "cached": "inbox to books, all from the cache",
         }
