@@ -6,11 +6,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from shared.events.decisions import BreakerState
-from skeldir.cli.context import CommandError, Json, out, print_json, with_redis
+from skeldir.cli.context import CommandError, Json, as_text, out, print_json, with_redis
 from skeldir.cli.control import append, control_state
 
 app = typer.Typer(help="Circuit breakers of models, for all tenants at once.")
@@ -49,7 +48,7 @@ def list_(
     table = Table("model", "state", "since", "until", "reason", "by")
     for row in rows:
         shown = (f"{row['provider']}:{row['model']}", row["state"], row["since"], row["until"])
-        table.add_row(*(escape(one or "") for one in (*shown, row["reason"], row["actor"])))
+        table.add_row(*(as_text(one or "") for one in (*shown, row["reason"], row["actor"])))
     out.print(table)
 
 
@@ -68,7 +67,7 @@ def reset(
     if as_json:
         print_json({"status": "published", "entry_id": entry_id, **event})
     else:
-        out.print(f"{escape(model)} is closed [dim](entry {entry_id})[/dim]")
+        out.print(f"{as_text(model)} is closed [dim](entry {entry_id})[/dim]")
 
 
 def _time(moment_ms: int | None) -> str | None:

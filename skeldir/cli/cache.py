@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
-from skeldir.cli.context import Json, out, print_json
+from skeldir.cli.context import Json, as_text, out, print_json
 from skeldir.cli.control import append
 
 app = typer.Typer(help="Cached answers.", no_args_is_help=True)
@@ -31,4 +30,4 @@ def purge(
     if as_json:
         print_json({"entry_id": entry_id, "scope": scope})
     else:
-        out.print(f"the cache of {escape(user or tenant)} is purged ({entry_id})")
+        out.print(f"the cache of {as_text(user or tenant)} is purged ({entry_id})")

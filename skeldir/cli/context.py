@@ -19,6 +19,7 @@ from pydantic_settings import SettingsError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shared.events.control import first_problem
@@ -150,6 +151,13 @@ def table_by(name: str, *others: str, title: str | None = None) -> Table:
     for column in table.columns:
         column.overflow = "fold"
     return table
+
+
+def as_text(value: object) -> str:
+    """What others wrote (callers, models, other operators), to be printed: no markup is read in it, and nothing in it
+    does anything to a terminal. Its lines stay."""
+    said = str(value)
+    return escape("".join(one if one.isprintable() or one in "\n\t" else " " for one in said))
 
 
 def scope_words(scope: Mapping[str, Any]) -> str:

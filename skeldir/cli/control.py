@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import orjson
 import typer
 from redis.asyncio import Redis
-from rich.markup import escape
 from rich.table import Table
 
 from shared.control_state import ControlState, Switch
@@ -33,6 +32,7 @@ from skeldir.cli.context import (
     CommandError,
     Json,
     actor,
+    as_text,
     database_url,
     err,
     load_settings,
@@ -180,7 +180,8 @@ def status(as_json: Json = False) -> None:
         return
     table = Table("scope", "reason", "who", "since", "until")
     for row in rows:
-        table.add_row(scope_words(row["scope"]), row["reason"], row["actor"], row["since"], row["until"])
+        shown = scope_words(row["scope"]), row["reason"], row["actor"], row["since"], row["until"]
+        table.add_row(*map(as_text, shown))
     out.print(table)
 
 
@@ -214,7 +215,7 @@ def publish(event: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json({"status": "published", "entry_id": entry_id, **event, "actor": actor()})
         return
-    said = f"[bold]{event['type']}[/bold] {escape(scope_words(event['scope']))} [dim](entry {entry_id})[/dim]"
+    said = f"[bold]{event['type']}[/bold] {as_text(scope_words(event['scope']))} [dim](entry {entry_id})[/dim]"
     out.print(said, soft_wrap=True)
 
 

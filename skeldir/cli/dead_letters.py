@@ -9,13 +9,22 @@ from typing import Annotated, Any
 import asyncpg
 import typer
 from redis.asyncio import Redis
-from rich.markup import escape
 
 from services.ledger import skipped
 from shared.partitions import CONTROL, DEAD_LETTERS, INBOX
 from shared.settings import Settings
 from skeldir.cli import set_aside
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, table_by, with_redis
+from skeldir.cli.context import (
+    CommandError,
+    Json,
+    as_text,
+    database_url,
+    load_settings,
+    out,
+    print_json,
+    table_by,
+    with_redis,
+)
 from skeldir.cli.control import append
 
 app = typer.Typer(help="What could not be processed, with its origin, its bytes and the reason.", no_args_is_help=True)
@@ -44,7 +53,7 @@ def list_(
         return
     table = table_by("id", "origin", "reason")
     for row in rows:
-        table.add_row(row["id"], row["origin"], escape(row["reason"]))
+        table.add_row(row["id"], as_text(row["origin"]), as_text(row["reason"]))
     out.print(table)
 
 
@@ -62,7 +71,7 @@ def show(letter: Letter, as_json: Json = False) -> None:
         print_json(found)
         return
     for name, value in found.items():
-        out.print(f"[bold]{name}[/bold] {escape(value)}")
+        out.print(f"[bold]{as_text(name)}[/bold] {as_text(value)}")
 
 
 @app.command()

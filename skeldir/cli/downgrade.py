@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from shared.downgrades import Downgrade
-from skeldir.cli.context import Json, out, print_json, uuid, with_redis
+from skeldir.cli.context import Json, as_text, out, print_json, uuid, with_redis
 from skeldir.cli.control import control_state, publish
 
 app = typer.Typer(help="A cheaper model near the end of a budget.", no_args_is_help=True)
@@ -71,7 +70,7 @@ def show(tenant: Tenant, as_json: Json = False) -> None:
     for row in rows:
         scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "the tenant"
         start = f"{row['percent']} % of the {row['window']}"
-        table.add_row(*map(escape, (scope, row["model"], start, row["to"], row["mode"])))
+        table.add_row(*map(as_text, (scope, row["model"], start, row["to"], row["mode"])))
     out.print(table)
 
 

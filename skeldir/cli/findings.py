@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from rich.markup import escape
 from rich.table import Table
+
+from skeldir.cli.context import as_text
 
 RUNBOOKS = "docs/runbooks/"
 
@@ -60,6 +61,6 @@ def table(findings: Iterable[Finding]) -> Table:
     rows = Table("", "check", "found")
     rows.add_column("what to do", overflow="fold")  # a page's name that is cut is of no use
     for one in findings:
-        todo = escape(one.advice) + (f"\n[bold]{one.runbook}[/bold]" if one.runbook else "")
-        rows.add_row("[green]ok[/green]" if one.ok else "[red]!![/red]", one.check, escape(one.found), todo)
+        todo = as_text(one.advice) + (f"\n[bold]{one.runbook}[/bold]" if one.runbook else "")
+        rows.add_row("[green]ok[/green]" if one.ok else "[red]!![/red]", one.check, as_text(one.found), todo)
     return rows

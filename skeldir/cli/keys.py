@@ -21,6 +21,7 @@ from skeldir.cli.context import (
     CommandError,
     Json,
     actor,
+    as_text,
     out,
     print_json,
     table_by,
@@ -145,7 +146,7 @@ def list_(
         return
     table = table_by("key", "role", "tenant", "user", "by", "since", "until")
     for row in rows:
-        table.add_row(*(str(value or "") for value in row.values()))
+        table.add_row(*(as_text(value or "") for value in row.values()))
     out.print(table)
 
 

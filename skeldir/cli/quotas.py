@@ -17,7 +17,7 @@ from shared.partitions import partition_for
 from shared.quotas import NO_QUOTAS, Quota, window_end_ms, window_start
 from shared.settings import Settings
 from shared.streams.partition_count import look
-from skeldir.cli.context import CommandError
+from skeldir.cli.context import CommandError, as_text
 from skeldir.cli.control import control_state
 
 UNITS = {"calls": "calls", "tokens": "tokens", "cents": "money", "max_in_flight": "in_flight"}
@@ -71,7 +71,7 @@ def table(found: list[dict[str, Any]]) -> Table:
         scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "the tenant"
         limit = row["limit"] if row["per"] is None else f"{row['limit']} a {row['per']}"
         counts = [str(row[name]) for name in ("value", "spent", "held", "free")]
-        shown.add_row(scope, limit, *counts, row["resets_at"] or "", row["mode"])
+        shown.add_row(as_text(scope), limit, *counts, row["resets_at"] or "", row["mode"])
     return shown
 
 

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 
 import asyncpg
 import typer
-from rich.markup import escape
 
 from services.ledger.uncertain import uncertain
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, table_by
+from skeldir.cli.context import CommandError, Json, as_text, database_url, load_settings, out, print_json, table_by
 from skeldir.cli.control import append
 
 WAIT_S = 10.0
@@ -47,7 +46,7 @@ def reconcile(
     if as_json:
         print_json({**held, "entry_id": entry_id, "cost_cents": cost_cents, "settled": settled})
     elif settled:
-        out.print(f"{escape(held['request_id'])} is settled at {escape(cost_cents)} cents")
+        out.print(f"{as_text(held['request_id'])} is settled at {as_text(cost_cents)} cents")
     else:
         out.print(f"published as {entry_id}; policy or the ledger has not taken it yet: see `skeldir doctor`")
 
@@ -87,5 +86,5 @@ def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
             row["failure_reason"],
             row["reserved_cents"],
         )
-        table.add_row(*(escape(str(value)) for value in shown), row["held_since"])
+        table.add_row(*(as_text(str(value)) for value in shown), row["held_since"])
     out.print(table)

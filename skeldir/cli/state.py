@@ -6,12 +6,11 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from shared.events.envelope import at as time_of
 from shared.money import to_cents
 from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, run
-from skeldir.cli.context import Json, out, print_json, scope_words, table_by, uuid
+from skeldir.cli.context import Json, as_text, out, print_json, scope_words, table_by, uuid
 from skeldir.cli.replay import moment
 from skeldir.past import Past, state_at
 
@@ -38,7 +37,7 @@ def state(
             continue
         table = table_by(*(head.replace("_", " ") for head in lines[0]), title=name.replace("_", " "))
         for line in lines:
-            table.add_row(*(escape(_cell(value)) for value in line.values()))
+            table.add_row(*(as_text(_cell(value)) for value in line.values()))
         out.print(table)
     out.print(f"after the order {found.control.position}; limits that no operator had set are settings, and no events")
 

@@ -9,12 +9,11 @@ from typing import Annotated
 
 import asyncpg
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from services.ledger import statements
 from services.ledger.dashboards import cell
-from skeldir.cli.context import CommandError, Json, database_url, load_settings, out, print_json, uuid
+from skeldir.cli.context import CommandError, Json, as_text, database_url, load_settings, out, print_json, uuid
 
 
 def statement(
@@ -57,7 +56,7 @@ def _show(found: statements.Statement, title: str) -> None:
     for column in table.columns[2:]:
         column.justify = "right"
     for line in found.lines:
-        table.add_row(str(line.user_id), escape(line.model), str(line.calls), cell(line.cost_cents))
+        table.add_row(str(line.user_id), as_text(line.model), str(line.calls), cell(line.cost_cents))
     out.print(table)
 
 

@@ -22,6 +22,7 @@ from shared.streams.partition_count import look
 from skeldir.cli.context import (
     CommandError,
     Json,
+    as_text,
     find_running,
     load_settings,
     out,
@@ -145,7 +146,7 @@ def _show(result: dict[str, Any], ledger_url: str | None) -> None:
             for part, amount in value.items():
                 table.add_row(part, str(amount))
         elif value not in (None, ""):
-            table.add_row(name, str(value))
+            table.add_row(name, as_text(value))
     if (advice := WHAT_TO_DO.get(str(result.get("blocked_reason") or result.get("failure_reason")))) is not None:
         table.add_row("", advice)
     out.print(table)

@@ -12,13 +12,13 @@ from uuid import uuid4
 
 import orjson
 import typer
-from rich.markup import escape
 
 from shared.control_state import Webhook
 from shared.webhook_signing import headers, secret_of, shown
 from skeldir.cli.context import (
     CommandError,
     Json,
+    as_text,
     database_url,
     find_running,
     load_settings,
@@ -56,7 +56,7 @@ def set_(
     if as_json:
         print_json({"webhook_id": name, "secret": secret, "url": url, "events": types, "tenant_id": tenant})
         return
-    out.print(f"[bold]{name}[/bold] {escape(', '.join(types))}\n{secret}\n[dim]the secret; it is stored nowhere[/dim]")
+    out.print(f"[bold]{name}[/bold] {as_text(', '.join(types))}\n{secret}\n[dim]the secret; it is stored nowhere[/dim]")
 
 
 @app.command("list")
@@ -74,7 +74,7 @@ def list_(as_json: Json = False) -> None:
         return
     table = table_by("webhook", "tenant", "url", "events", "state", "waiting", "given up", "skipped")
     for row in rows:
-        table.add_row(*(escape(" ".join(value) if isinstance(value, list) else str(value)) for value in row.values()))
+        table.add_row(*(as_text(" ".join(value) if isinstance(value, list) else str(value)) for value in row.values()))
     out.print(table)
 
 
@@ -134,7 +134,7 @@ def failures(
         return
     table = table_by("webhook", "message", "type", "tries", "problem", "at")
     for row in rows:
-        table.add_row(*(escape(str(value or "")) for value in row.values()))
+        table.add_row(*(as_text(str(value or "")) for value in row.values()))
     out.print(table)
 
 

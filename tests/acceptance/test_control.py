@@ -155,6 +155,30 @@ def test_a_kill_switch_by_command_line(user: User) -> None:
     assert user.run()["status"] == "success"
 
 
+def test_what_others_wrote_is_no_markup_to_a_command(user: User) -> None:
+    """A model's answer, an operator's reason, a quota's scope, an entry of the inbox: `[/x]` ended the command."""
+    written, marked = "[/INST] as in [1] \x1b[31m", ("--model", "stub:[/x]")
+    prompt = json.dumps({"text": "hi", "simulated_output_text": written})
+    answered = user.stack.cli("submit", "route", "--prompt", prompt, "--wait", "20").stdout
+    user.stack.cli("kill-switch", "engage", *user.options, *marked, "--reason", written)
+    user.stack.cli("limits", "set", "--tenant", user.tenant, *marked, "--calls", "5", "--per", "day")
+    entry = user.stack.redis().xadd("skeldir:inbox", {"type": written, "data": written}).decode()
+
+    def letters() -> list[str] | None:
+        listed = json.loads(user.stack.cli("dead-letters", "list", "--json").stdout)
+        return [one["id"] for one in listed if one["entry_id"] == entry] or None
+
+    (dead,) = eventually(letters, "a dead letter")
+    switches = user.stack.cli("kill-switch", "status").stdout
+    quotas = user.stack.cli("limits", "show", "--tenant", user.tenant).stdout
+    letter = user.stack.cli("dead-letters", "show", dead).stdout
+    user.stack.cli("kill-switch", "release", *user.options, *marked, "--reason", "calm")
+    user.stack.cli("dead-letters", "discard", dead)
+    for said in (answered, switches, letter):
+        assert "[/INST] as in [1]" in said and "\x1b[31m" not in said
+    assert "model=[/x]" in switches and "model=[/x]" in quotas
+
+
 def test_a_dry_run_says_what_it_would_stop_and_stops_nothing(user: User) -> None:
     user.row(user.run(prompt={"simulated_cost_cents": 2, "model": "stub:dry"}))
     waiting = {"task_type": "route", "user_id": user.id, "prompt": {"simulated_delay_ms": 9000}}

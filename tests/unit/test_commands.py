@@ -14,7 +14,7 @@ from rich.console import Console
 from shared.control_state import ControlState, evolve
 from shared.events.control import ControlEvent, parse_control
 from skeldir.cli import erase, tail
-from skeldir.cli.context import table_by
+from skeldir.cli.context import as_text, table_by
 from skeldir.cli.control import released_nothing, unknown_provider
 
 ENTRY = {b"type": b"x"}
@@ -90,3 +90,9 @@ def test_however_narrow_the_terminal_no_id_is_cut() -> None:
     cells = [line.split("│")[1:3] for line in console.file.getvalue().splitlines() if line.startswith("│")]  # type: ignore[attr-defined]
     assert cells[0][0].strip() == key
     assert "".join(cell.strip() for _, cell in cells) == tenant
+
+
+def test_what_others_wrote_is_printed_as_it_is_and_does_nothing_to_the_terminal() -> None:
+    console = Console(width=80, file=StringIO())
+    console.print(as_text("[/INST] see [docs]\nand \x1b]0;title\x07 \x9b31m"), highlight=False)
+    assert console.file.getvalue() == "[/INST] see [docs]\nand  ]0;title   31m\n"  # type: ignore[attr-defined]
