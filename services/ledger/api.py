@@ -98,10 +98,15 @@ def admitted(request: Request) -> View:
     """The caller's view. Raises Refused."""
     door: Doorkeeper = request.app.state.door
     return door.admit(
-        request.headers.get("authorization") or request.scope.get("skeldir.authorization"),
+        authorization(request),
         request.query_params.get("tenant_id"),
         request.query_params.get("user_id"),
     )
+
+
+def authorization(request: Request) -> str | None:
+    """The key of a request: its own header, else what a login to the console stands for."""
+    return request.headers.get("authorization") or request.scope.get("skeldir.authorization")
 
 
 Caller = Annotated[View, Depends(admitted)]

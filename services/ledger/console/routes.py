@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.ledger.answers import UNREACHABLE, plain
-from services.ledger.api import Caller
+from services.ledger.api import Caller, authorization
 from services.ledger.console.logins import LONGEST_MS, Login, Logins, is_token
 from services.ledger.console.orders import Orders
 from services.ledger.console.static_files import static_routes
@@ -171,7 +171,7 @@ class Console:
         ends_at = loop.time() + LONGEST_STREAM_S
         while not self._closing.is_set() and loop.time() < ends_at:
             try:
-                self._door.admit(request.scope["skeldir.authorization"], None, None)
+                self._door.admit(authorization(request), None, None)
                 found = await self._overview.look(view)
                 yield b"event: overview\ndata: " + orjson.dumps(found, default=as_json) + b"\n\n"
             except Refused as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
 from collections.abc import AsyncIterator
 from importlib import resources
@@ -18,7 +19,7 @@ from services.ledger.console import logins, routes
 from services.ledger.console.logins import Logins
 from services.ledger.console.orders import Orders
 from services.ledger.console.routes import Console
-from services.ledger.keys import Doorkeeper
+from services.ledger.keys import Doorkeeper, View
 from services.ledger.overview import Overview
 from shared.clock import ServerClock
 from shared.partitions import CONTROL
@@ -129,6 +130,31 @@ async def test_the_live_stream_is_one_recorded_look(
     assert len(orjson.loads(events[0].partition("data: ")[2])["minutes"]) == 60
     rows = await as_ledger.fetch("SELECT what FROM read_audit WHERE key_tenant_id = $1", page.bench.tenant)
     assert [row["what"] for row in rows] == ["console"]
+
+
+async def test_the_live_stream_goes_by_the_key_in_its_header_before_the_cookies(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That key's end is the stream's, whoever is logged in beside it."""
+    monkeypatch.setattr(routes, "LONGEST_STREAM_S", 0.05)
+    secret = await page.key("auditor", page.bench.tenant)
+    header = {"Authorization": f"Bearer {secret}"}
+    assert (await page.client.get("/console/live", headers=header)).text.startswith("event: overview")
+    await page.log_in("auditor")
+    key = page.control.state.key_for(hashlib.sha256(secret.encode()).hexdigest(), 0)
+    look = Overview.look
+
+    async def look_and_revoke(overview: Overview, view: View) -> Any:
+        revoked = {"type": "key.revoked", "key_id": key.key_id if key else ""}
+        await page.bench.redis_as("operator").xadd(CONTROL, {"data": orjson.dumps(revoked)})
+        await page.control.catch_up()
+        return await look(overview, view)
+
+    monkeypatch.setattr(Overview, "look", look_and_revoke)
+    monkeypatch.setattr(routes, "LONGEST_STREAM_S", 5)
+    monkeypatch.setattr(routes, "EVERY_S", 0.01)
+    told = (await page.client.get("/console/live", headers=header)).text
+    assert re.findall(r"^event: (\w+)", told, re.MULTILINE) == ["overview", "refused"]
 
 
 async def test_the_page_is_under_a_strict_policy(page: Page) -> None:
