@@ -98,6 +98,7 @@ UNCERTAIN_ATTEMPTS = Dashboard(
     "held_since, decision_id",
     {"held_since": "text", "decision_id": "uuid"},
 )
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 BY_NAME = {dashboard.name: dashboard for dashboard in (*DASHBOARDS, UNCERTAIN_ATTEMPTS)}
 
 
@@ -129,9 +130,12 @@ def _write(out: Path, tables: Sequence[list[Any]]) -> list[Path]:
 
 
 def cell(value: Any) -> str:
-    """A value as the CSV has it: amounts without trailing zeros, nothing for NULL."""
+    """A value as the CSV has it: amounts without trailing zeros, nothing for NULL. A text that spreadsheets would take
+    for a formula has an apostrophe before it: callers choose request ids and models, and others open the file."""
     if value is None:
         return ""
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return f"'{value}"
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 

@@ -1,12 +1,14 @@
-"""A CSV shown in a terminal: nothing of it is cut off at 80 columns."""
+"""CSVs: nothing that a spreadsheet would run; shown in a terminal, nothing of one is cut off at 80 columns."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 
 from rich.console import Console
 
+from services.ledger.dashboards import cell
 from skeldir.csv_table import show
 
 HEADER = "state_type,tenant_id,user_id,state_key,state_value,failure_count,opened_at,updated_at"
@@ -34,3 +36,15 @@ def test_eighty_columns_are_enough(tmp_path: Path) -> None:
         "03:46:07",
     ]
     assert "... and 2 more in" in said.getvalue()
+
+
+def test_what_a_caller_named_is_no_formula() -> None:
+    for named in ("=HYPERLINK(1)", "+1", "-1", "@SUM(1)", "\t=1", "\r=1"):
+        assert cell(named) == f"'{named}"
+    assert [cell(value) for value in (Decimal("-1.50"), -1, "a=1", "2026-11", None)] == [
+        "-1.50",
+        "-1",
+        "a=1",
+        "2026-11",
+        "",
+    ]
