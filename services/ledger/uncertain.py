@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 
@@ -27,3 +29,19 @@ async def uncertain(database_url: str, name: str | None = None) -> list[dict[str
     finally:
         await connection.close()
     return [dict(row) for row in rows]
+
+
+async def settled_at(database_url: str, decision_id: UUID) -> Decimal | None:
+    """The cents at which an attempt was settled; None while it is uncertain. As the owner role."""
+    connection: Any = await asyncpg.connect(database_url, timeout=5.0, command_timeout=COMMAND_TIMEOUT_S)
+    try:
+        async with connection.transaction(readonly=True):
+            await write_as_ledger(connection)
+            found: Decimal | None = await connection.fetchval(
+                "SELECT trim_scale(coalesce(settled_cents, 0)) FROM llm_budget_reservations "
+                "WHERE id = $1 AND state <> 'held'",
+                decision_id,
+            )
+    finally:
+        await connection.close()
+    return found

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any
+from collections.abc import Coroutine
+from decimal import Decimal
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
 
 import asyncpg
 import typer
 
-from services.ledger.uncertain import uncertain
+from services.ledger.uncertain import settled_at, uncertain
+from shared.money import from_cents, to_cents
 from skeldir.cli.context import CommandError, Json, as_text, database_url, load_settings, out, print_json, table_by
 from skeldir.cli.control import append
+
+T = TypeVar("T")
 
 WAIT_S = 10.0
 LOOK_S = 0.1
@@ -42,30 +48,35 @@ def reconcile(
     order = {"type": "attempt.reconciled", "cost_cents": cost_cents, "reason": reason}
     about = {"tenant_id": str(held["tenant_id"]), "decision_id": str(held["decision_id"])}
     entry_id = append({**order, **about})
-    settled = _is_settled(url, str(held["decision_id"]))
+    settled = _settled_at(url, held["decision_id"])
+    if settled not in (None, to_cents(from_cents(cost_cents))):
+        said = f"{held['request_id']!r} was settled at {settled:f} cents meanwhile"
+        raise CommandError(f"{said}: this order ({entry_id}) changed nothing")
     if as_json:
-        print_json({**held, "entry_id": entry_id, "cost_cents": cost_cents, "settled": settled})
-    elif settled:
-        out.print(f"{as_text(held['request_id'])} is settled at {as_text(cost_cents)} cents")
+        print_json({**held, "entry_id": entry_id, "cost_cents": cost_cents, "settled": settled is not None})
+    elif settled is not None:
+        out.print(f"{as_text(held['request_id'])} is settled at {settled:f} cents")
     else:
         out.print(f"published as {entry_id}; policy or the ledger has not taken it yet: see `skeldir doctor`")
 
 
 def _uncertain(url: str, name: str | None = None) -> list[dict[str, Any]]:
+    return _read(uncertain(url, name))
+
+
+def _settled_at(url: str, decision_id: UUID) -> Decimal | None:
+    """The cents at which it is settled; None where policy and the ledger do not take the order within a while."""
+    deadline = time.monotonic() + WAIT_S
+    while (found := _read(settled_at(url, decision_id))) is None and time.monotonic() <= deadline:
+        time.sleep(LOOK_S)
+    return found
+
+
+def _read(question: Coroutine[Any, Any, T]) -> T:
     try:
-        return asyncio.run(uncertain(url, name))
+        return asyncio.run(question)
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CommandError(f"the books cannot be read: {error}") from error
-
-
-def _is_settled(url: str, decision_id: str) -> bool:
-    """Whether policy and the ledger take the order within a while."""
-    deadline = time.monotonic() + WAIT_S
-    while _uncertain(url, decision_id):
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(LOOK_S)
-    return True
 
 
 def _list(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from unittest.mock import Mock
 from uuid import uuid4
@@ -429,6 +430,23 @@ def test_an_uncertain_attempt_is_shown_and_reconciled(impatient_stack: Stack) ->
     cli("ledger", "verify")
     cli("ledger", "rebuild")
     assert float(user.row(result)["cost_cents"]) == 1.5
+
+
+def test_of_two_who_reconcile_an_attempt_one_hears_that_nothing_changed(impatient_stack: Stack) -> None:
+    user = User(impatient_stack)
+    result = user.run(prompt={"simulated_delay_ms": 60_000}, max_cost_cents=5)
+    held = "SELECT decision_id::text FROM dashboard_uncertain_attempts"
+    (attempt,) = eventually(lambda: user.rows(held) or None, "the dashboard")
+    first = {"type": "attempt.reconciled", "tenant_id": user.tenant, **attempt, "cost_cents": "1.5", "reason": "x"}
+    policy = user.stack.ready["pids"]["policy"]
+    os.kill(policy, signal.SIGSTOP)
+    user.stack.redis().xadd("skeldir:control", {"data": json.dumps({**first, "actor": "ann"})})
+    resumed = Timer(1, os.kill, (policy, signal.SIGCONT))
+    resumed.start()
+    refused = user.stack.refused("reconcile", result["task_id"], "--cost-cents", "2", "--reason", "the invoice")
+    resumed.join()
+    assert "was settled at 1.5 cents meanwhile" in refused
+    assert float(user.row(result)["budget_settled_cents"]) == 1.5
 
 
 def test_a_provider_error_fails_with_its_type(user: User) -> None:
