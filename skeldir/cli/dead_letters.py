@@ -104,8 +104,9 @@ def discard(letter: Letter, as_json: Json = False) -> None:
     fields = with_redis(lambda redis, _: _letter(redis, letter))
     try:
         said = _order("dead_letter.discarded", letter, *_came_from(letter, fields))
-    except CommandError:  # nobody keeps it: its letter is all there is
-        with_redis(lambda redis, _: redis.xdel(DEAD_LETTERS, letter))
+    except CommandError as error:  # nobody keeps it: its letter is all there is
+        if not with_redis(lambda redis, _: redis.xdel(DEAD_LETTERS, letter)):
+            raise CommandError(f"{letter} was retried or discarded meanwhile: nothing was discarded now") from error
         said = "is discarded"
     _say(as_json, letter, "discarded", said)
 

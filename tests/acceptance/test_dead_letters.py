@@ -6,8 +6,12 @@ import json
 from typing import Any
 from uuid import UUID, uuid4
 
+import pytest
+from redis.asyncio import Redis
+
 from shared.partitions import partition_for
 from shared.settings import Settings
+from skeldir.cli import dead_letters
 from tests.stack import Stack, eventually
 
 
@@ -34,6 +38,20 @@ def test_an_inbox_entry_is_retried_or_discarded(stack: Stack) -> None:
     assert second["id"] not in [one["id"] for one in letters(stack)]
     gone = stack.cli("dead-letters", "retry", second["id"], check=False)
     assert (gone.returncode, len(gone.stderr.strip().splitlines())) == (2, 1)
+
+
+def test_what_was_put_back_meanwhile_is_not_called_discarded(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = stack.redis().xadd("skeldir:inbox", {"data": "["})
+    letter = eventually(lambda: of(stack, entry) or None, "the letter")[0]["id"]
+    look = dead_letters._letter
+
+    async def look_and_lose(log: Redis, wanted: str) -> dict[bytes, bytes]:
+        fields = await look(log, wanted)
+        await dead_letters._put_back(log, wanted, fields)
+        return fields
+
+    monkeypatch.setattr(dead_letters, "_letter", look_and_lose)
+    assert "was retried or discarded meanwhile" in stack.refused("dead-letters", "discard", letter)
 
 
 def test_a_letter_that_no_service_has_written_can_be_discarded(stack: Stack) -> None:
