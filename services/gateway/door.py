@@ -6,15 +6,15 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import asyncpg
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect, Request
 
-from services.gateway.acceptance import Acceptor
+from services.gateway.acceptance import Acceptance, Acceptor
 from services.gateway.allowance import headers_of, model_of
 from services.gateway.auth import Doorkeeper, user_for
 from services.gateway.capacity import Capacity
@@ -139,15 +139,27 @@ class Door:
             remaining: dict[str, str] = {}
             if wait_s > 0:
                 async with self.results.expect(task_id) as future:
-                    result = await self._accept(event, origin, task, _is_named(request, task))
+                    found = await self._accept(event, origin, task, _is_named(request, task))
+                    result = found.result
                     if result is None:
-                        result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
+                        async with self._presence(found, key.tenant_id, task_id):
+                            result = await self.results.wait(key.tenant_id, task_id, future, wait_s)
                     remaining = {**self.remaining(task_id), **model_of(result)}
             else:
-                result = await self._accept(event, origin, task, _is_named(request, task))
+                result = (await self._accept(event, origin, task, _is_named(request, task))).result
         except TooManyWait as error:
             raise Problem(503, "too_many_wait", str(error), retry_after_s=1) from error
         return Submitted(task_id, event.data.task.request_id, event, result, remaining)  # type: ignore[attr-defined]
+
+    @asynccontextmanager
+    async def _presence(self, found: Acceptance, tenant_id: UUID, task_id: UUID) -> AsyncIterator[None]:
+        """While the task is waited for that was submitted before: should its answer be streamed to somebody else, it is
+        wanted here too when they leave. Where the log cannot be listened to, that is not said."""
+        async with AsyncExitStack() as stack:
+            if found.status == "duplicate":
+                with suppress(RedisError, OSError):
+                    await stack.enter_async_context(self.listening.listen(tenant_id, task_id))
+            yield
 
     def remaining(self, task_id: UUID) -> dict[str, str]:
         """What remains of the limits, as headers, while the task is expected; nothing where it was decided before."""
@@ -185,7 +197,7 @@ class Door:
             async with AsyncExitStack() as trial:
                 feed = await trial.enter_async_context(self.listening.listen(event.tenantid, UUID(event.subject)))
                 try:
-                    result = await self._accept(event, origin, task, named, patience_s=0)
+                    result = (await self._accept(event, origin, task, named, patience_s=0)).result
                 except Problem as problem:
                     left_s = deadline - asyncio.get_running_loop().time()
                     if problem.code != CHANGE or left_s <= 0:
@@ -235,8 +247,8 @@ class Door:
 
     async def _accept(
         self, event: Envelope, origin: str, task: TaskRequest, named: bool, patience_s: float | None = None
-    ) -> TaskResult | None:
-        """The result that is there already, if it is; from here on the task is durable."""
+    ) -> Acceptance:
+        """With the result that is there already, if it is; from here on the task is durable. Raises Problem."""
         patience_s = self.patience_s if patience_s is None else patience_s
         try:
             acceptance = await self._acceptor.accept(event, named=named, reply_to=task.reply_to, patience_s=patience_s)
@@ -251,7 +263,9 @@ class Door:
             raise Problem(503, "log_full", "the log is full: the services are behind", retry_after_s=5)
         if acceptance.status in TEMPORARY:
             raise Problem(503, CHANGE, TEMPORARY[acceptance.status], retry_after_s=1)
-        return await self._remembered(event) if acceptance.status == "forgotten" else acceptance.result
+        if acceptance.status == "forgotten":
+            return replace(acceptance, result=await self._remembered(event))
+        return acceptance
 
     async def _remembered(self, event: Envelope) -> TaskResult | None:
         assert event.tenantid is not None and event.userid is not None

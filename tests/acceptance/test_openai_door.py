@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -61,6 +63,14 @@ class Caller:
     def calls(self) -> list[dict[str, Any]]:
         """What the provider was asked since this caller is there."""
         return [call.body for call in self._provider.calls[self._before :]]
+
+    def duplicates(self) -> float:
+        """How many submissions of the gateway were repeats."""
+        text = self.stack.get("/metrics").text
+        found = re.search(
+            r'^skeldir_gateway_submissions_total\{door="openai",status="duplicate"\} (\S+)', text, re.MULTILINE
+        )
+        return float(found[1]) if found else 0.0
 
     def row(self, task_id: str | None = None) -> dict[str, Any]:
         """The ledger's row of the task, or of the only one."""
@@ -168,6 +178,25 @@ def test_the_first_piece_comes_when_it_is_there_and_who_leaves_cancels_and_pays_
     spent = from_cents(row["budget_settled_cents"])
     least = pricing.cost("openai", MODEL, 5, 1)
     assert least is not None and least <= spent < from_cents(row["budget_reservation_cents"]) / 2
+
+
+def test_who_leaves_a_stream_takes_it_from_nobody_who_waits_for_the_same(
+    caller: Caller, provider: MockProvider
+) -> None:
+    usage = {**piece({}), "choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 100}}
+    begun = piece({"role": "assistant", "content": "first"})
+    provider.script(Reply(pieces=(begun, *[WORD] * 6, piece({}, "stop"), usage), pause_s=0.6))
+    same = {"extra_headers": {"Idempotency-Key": str(uuid4())}}
+    duplicates, abandoned = caller.duplicates(), provider.abandoned
+    stream = caller.stream(**same)
+    assert next(stream).choices[0].delta.content == "first"
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(caller.chat, **same)
+        eventually(lambda: caller.duplicates() > duplicates, "somebody waits for the same")
+        stream.close()
+        answer = waiting.result()
+    assert answer.choices[0].message.content == "first" + " word" * 6
+    assert (len(caller.calls), provider.abandoned, caller.row()["status"]) == (1, abandoned, "success")
 
 
 def test_a_kill_switch_cuts_a_stream_with_a_proper_end(caller: Caller, provider: MockProvider) -> None:
