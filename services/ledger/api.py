@@ -196,12 +196,16 @@ def _lists(app: FastAPI, pool: Pool, overview: Overview) -> None:
     listed("/v1/switches", "Kill switches, and whether they hold", lists.SWITCHES)
     listed("/v1/shutoffs", "Hourly shutoffs that hold", lists.SHUTOFFS)
     listed("/v1/limits", "Limits that operators set", lists.LIMITS)
-    listed("/v1/quotas", "Quotas in force", lists.QUOTAS)
     listed("/v1/bounds", "Bounds of single tasks, by type", lists.BOUNDS)
     listed("/v1/downgrades", "Which calls go to a cheaper model near the end of a budget", lists.DOWNGRADES)
     listed("/v1/uncertain", "Attempts whose end nobody knows, longest held first", lists.UNCERTAIN)
     listed("/v1/dead-letters", "Entries that could not be processed", lists.DEAD_LETTERS, operators_only=True)
     listed("/v1/reads", "Who looked at more than one user", lists.READS, operators_only=True)
+
+    @_get(app, "/v1/quotas", "Quotas in force, and what they have counted")
+    async def quotas(request: Request, view: Caller, limit: Limit = DEFAULT_LIMIT, before: Before = None) -> Response:
+        found = await overview.quotas(view, limit, before)
+        return rows(request, "quotas", found.rows, found.next)
 
     @_get(app, "/v1/spend", "Spent and reserved in each window, against its cap")
     async def spend(

@@ -17,11 +17,12 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from services.ledger import quotas
 from services.ledger.anomalies import DAYS, Seen, anomalies, compared
 from services.ledger.keys import View
 from services.ledger.lag import lags
 from services.ledger.letters import waiting_letters
-from services.ledger.lists import BREAKERS, SHUTOFFS, SWITCHES, Listing, read
+from services.ledger.lists import BREAKERS, QUOTAS, SHUTOFFS, SWITCHES, Listing, Page, read
 from services.ledger.looking import NARROW, Rows, looking, narrowing
 from services.ledger.series import Step, series, single_hours
 from services.ledger.sessions import Connection, Pool
@@ -106,6 +107,12 @@ class Overview:
         """These windows of spending, under the caps that hold now."""
         return in_force(windows, self._control.state.limits, at(self._clock.now_ms()))
 
+    async def quotas(self, view: View, limit: int, before: str | None) -> Page:
+        """A page of the quotas in force, with what they have counted."""
+        async with looking(self._pool, view, QUOTAS.name) as connection:
+            of_all, now_ms = self._control.state.quotas, self._clock.now_ms()
+            return await quotas.page(connection, view, of_all, now_ms, limit=limit, before=before)
+
     async def unusual(self, view: View, since: datetime, until: datetime) -> Rows:
         """What was far from the usual for its hour, oldest first."""
 
@@ -118,8 +125,10 @@ class Overview:
         month, asked = (_MONTH_OF_ALL, ()) if view.is_of_all else (_MONTH, narrowing(view))
         async with looking(self._pool, view, None) as connection:
             caps = await read(connection, view, SPEND_NOW, limit=MOST, before=None)
+            of_all, now_ms = self._control.state.quotas, self._clock.now_ms()
             return {
                 "caps": nearest(caps.rows, self._control.state.limits),
+                "quotas": await quotas.nearest(connection, view, of_all, now_ms, MOST) if of_all else [],
                 "breakers": await _listed(connection, view, BREAKERS, "state <> 'closed'", "updated_at DESC"),
                 "switches": await _listed(
                     connection, view, SWITCHES, "engaged AND (until IS NULL OR until > now())", "changed_at DESC"

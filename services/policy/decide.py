@@ -99,8 +99,12 @@ def _allowed(allow: Allow, now: Circumstances) -> TaskAllowed:
             reservation_id=hold.reservation_id, amount=hold.amount, hour=hold.hour, month=hold.month
         ),
         balances=budget.balances(after, hold, now),
-        quotas=[one.balance(after.tenant.meters[one.quota.quota_id][one.start]) for one in request.wanted if one.fits],
-        shadowed=[one.balance(one.meter) for one in request.wanted if not one.fits],
+        quotas=[
+            one.balance(after.tenant.meters[one.quota.quota_id][one.start], after.tenant.version)
+            for one in request.wanted
+            if one.fits
+        ],
+        shadowed=[one.balance(one.meter, after.tenant.version) for one in request.wanted if not one.fits],
         expires_at_ms=now.now_ms + now.config.decision_ttl_ms,
         timeout_ms=min(now.config.timeout_ms, request.bounds.timeout_ms or now.config.timeout_ms),
         max_output_tokens=price.max_output_tokens,

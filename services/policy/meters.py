@@ -60,8 +60,8 @@ class Wanted(Struct, frozen=True):
         """As a reservation remembers it."""
         return Take(self.quota.quota_id, self.quota.unit, self.start, self.amount)
 
-    def balance(self, meter: Meter) -> QuotaBalance:
-        """As an event says it."""
+    def balance(self, meter: Meter, version: int) -> QuotaBalance:
+        """As an event says it; `version` of the account that the meter stands in."""
         quota = self.quota
         return QuotaBalance(
             quota=quota.quota_id,
@@ -73,6 +73,7 @@ class Wanted(Struct, frozen=True):
             shadow=quota.shadow,
             spent=meter.spent,
             reserved=meter.reserved,
+            version=version,
             amount=self.amount,
             resets_at_ms=window_end_ms(quota.window, self.start),
         )
@@ -162,6 +163,7 @@ def readings(tenant: Account, takes: Iterable[Take]) -> list[MeterReading]:
             window_start=take.start,
             spent=(meter := tenant.meters.get(take.quota_id, {}).get(take.start, NOTHING)).spent,
             reserved=meter.reserved,
+            version=tenant.version,
         )
         for take in takes
     ]

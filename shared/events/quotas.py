@@ -21,6 +21,9 @@ class MeterReading(BaseModel):
     window_start: str = Field(description="`2026-11-23T16:05`, `2026-11-23T16`, `2026-11-23` or `2026-11`, UTC; or ``.")
     spent: int = Count
     reserved: int = Count
+    version: int = Field(
+        0, ge=0, description="Of the tenant's account: the highest is the newest. 0: recorded before it was said."
+    )
 
 
 class QuotaBalance(MeterReading):

@@ -142,7 +142,25 @@ def test_a_quota_set_in_the_console_blocks_until_it_is_removed(console: Page, st
         dialog.get_by_label("Reason").fill("a test goes on")
         console.keyboard.press("Enter")
         expect(row).to_contain_text("10 calls a day")
-        assert stack.run(prompt=small)["status"] == "success"
+        expect(row).to_contain_text("nothing yet")
+        stack.call(stack.run(prompt=small))
+        operator = stack.ready["operator_key"]
+        listed = stack.get(f"/v1/quotas?tenant_id={tenant}", key=operator, base="ledger_url").json()["quotas"]
+        (quota,) = [one for one in listed if one["model"] == "small"]
+        assert (quota["spent"], quota["reserved"], quota["used_pct"]) == (1, 0, 10)
+        console.reload()
+        expect(row).to_contain_text("1, resets")
+        expect(row.get_by_role("img", name="10 percent used")).to_be_visible()
+        row.get_by_role("button", name="Change").click()
+        dialog.get_by_label("At most").fill("1")
+        dialog.get_by_label("Reason").fill("a test reaches it")
+        console.keyboard.press("Enter")
+        expect(row).to_contain_text("1 call a day")
+        console.get_by_role("link", name="Overview", exact=True).click()
+        finding = console.locator(".findings li").filter(has_text="is reached: user")
+        expect(finding).to_contain_text("1 of 1 call a day")
+        expect(console.locator("#spend")).to_contain_text("model stub:small")
+        console.get_by_role("link", name="All limits and quotas").click()
         row.get_by_role("button", name="Remove").click()
         dialog.get_by_label("Reason").fill("the test is over")
         console.keyboard.press("Enter")

@@ -51,6 +51,7 @@ MEANINGS: dict[str, dict[str, str]] = {
         "kill_switches": "Kill switches that were ever engaged, and whether they are.",
         "tenant_limits": "Limits that operators set, by tenant and user.",
         "tenant_quotas": "Quotas that operators set. One that is taken back stays, and is not in force.",
+        "quota_use": "What each quota has counted in its newest window.",
         "task_bounds": "What a single task of a type may take.",
         "downgrades": "Which calls go to a cheaper model near the end of a budget.",
         "api_keys": "API keys by the SHA-256 of their secret.",

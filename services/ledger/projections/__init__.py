@@ -9,6 +9,7 @@ from services.ledger.projections import (
     hourly_shutoff,
     materialisations,
     monthly_costs,
+    quota_use,
     reservations,
     rules,
 )
@@ -23,6 +24,7 @@ _PROJECTIONS = (
     hourly_shutoff.project,
     breaker.project,
     reservations.project,
+    quota_use.project,
     materialisations.project,
 )
 
@@ -43,6 +45,7 @@ TABLES: tuple[Table, ...] = (
     rules.QUOTAS,
     rules.BOUNDS,
     rules.DOWNGRADES,
+    quota_use.QUOTA_USE,
 )
 
 

@@ -18,6 +18,13 @@ def month_start(month: str) -> date:
     return datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
 
 
+@lru_cache(maxsize=1024)
+def window_start(window: str) -> datetime | None:
+    """The beginning of a quota's window, from a minute (`2026-11-23T16:05`) to a month; None where it is named ``."""
+    named = f"{window}-01" if len(window) == len("2026-11") else window
+    return datetime.fromisoformat(named).replace(tzinfo=UTC) if named else None
+
+
 def month_of(moment: datetime) -> date:
     """The first day of the month that a time falls into."""
     return moment.astimezone(UTC).date().replace(day=1)

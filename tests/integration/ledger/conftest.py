@@ -137,8 +137,8 @@ FULL: tuple[Op, ...] = (
     ("submit", 0, 3), ("succeed", 0, 8), ("submit", 0, 2), ("succeed", 0, 5), ("submit", 1, 1), ("fail", 0, 0),
     ("submit", 0, 3), ("cached", 0, 0), ("submit", 0, 1), ("fail", 0, 2), ("resolve", 0, 6), ("submit", 1, 4),
     ("stop", 0, 0), ("submit", 1, 2), ("expire", 0, 0), ("succeed", 0, 40), ("submit", 1, 4), ("order", 0, 0),
-    ("order", 0, 10), ("order", 0, 5), ("submit", 0, 1), ("wait", 1, 0), ("submit", 0, 1), ("fail", 0, 2),
-    ("submit", 1, 1), ("order", 0, 2), ("order", 0, 15), ("order", 0, 20),
+    ("order", 0, 10), ("order", 0, 5), ("submit", 0, 1), ("wait", 1, 0), ("order", 0, 15), ("submit", 0, 1),
+    ("fail", 0, 2), ("submit", 1, 1), ("order", 0, 2), ("order", 0, 20),
 )  # fmt: skip
 assert {name for name, _, _ in FULL} == set(NAMES)
 

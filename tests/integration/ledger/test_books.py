@@ -276,6 +276,7 @@ CHANGES = {
     "tenant_limits": "max_in_flight = 77",
     "tenant_quotas": "most = 77",
     "downgrades": "from_percent = 77",
+    "quota_use": "reserved = 77",
 }
 
 

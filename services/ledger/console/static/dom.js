@@ -21,6 +21,14 @@ export const card = (title, key, ...body) => h("section.card", { id: key, "aria-
 /** What may be wider than the page; by keyboard too. */
 export const scrolled = (label, ...body) => h("div.scroll", { tabindex: "0", role: "group", "aria-label": label }, body);
 
+/** A bar: how much is spent and how much is held, in percent of what there may be. */
+export function meter(spent, used, label) {
+  const level = used >= 100 ? "bad" : used >= 80 ? "warn" : "ok", fill = h(`i.fill.${level}`), held = h(`i.held.${level}`);
+  fill.style.width = `${Math.min(100, spent)}%`;
+  held.style.width = `${Math.max(0, Math.min(100, used) - Math.min(100, spent))}%`;
+  return h("div.meter", { role: "img", "aria-label": label ?? `${Math.floor(used)} percent used` }, fill, held);
+}
+
 const SVG = "http://www.w3.org/2000/svg";
 
 /** The same for drawings. */

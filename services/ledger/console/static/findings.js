@@ -1,13 +1,14 @@
 // What is wrong, out of the overview: the first thing that a person reads. Pure, so that it can be reasoned about.
 
 import { unusual } from "./charts.js";
-import { ago, count, duration, money, percent, plural, scopeWords, short, words } from "./format.js";
+import { ago, count, duration, ending, money, percent, plural, scopeWords, short, words } from "./format.js";
+import { quotaLimit, quotaScope, quotaUsed } from "./rules.js";
 
 const FULL = 100, NEAR = 80, SLOW_S = 5, STUCK_S = 30, FAILING = 0.2, ENOUGH = 10;
 
 /** The problems, worst first: {level: "bad" | "warn", title, detail, act?: {kind, row}}. */
 export function findings(data) {
-  return [...stops(data), ...spending(data), ...models(data), ...breakers(data), ...failing(data), ...odd(data), ...log(data)]
+  return [...stops(data), ...spending(data), ...quotas(data), ...models(data), ...breakers(data), ...failing(data), ...odd(data), ...log(data)]
     .sort((a, b) => (a.level === b.level ? 0 : a.level === "bad" ? -1 : 1));
 }
 
@@ -46,6 +47,25 @@ function spending({ caps = [] }) {
     level: near.some((row) => row.used_pct >= FULL && row.scope === "tenant") ? "bad" : "warn",
     title: `${count(n)} limits are near or reached`,
     detail: `${near.filter((row) => row.used_pct >= FULL).length} reached`,
+    act: goto("spend"),
+  }));
+}
+
+/** Quotas in shadow mode stop nobody, and one that is full for a minute is a pace, no trouble. */
+function quotas({ quotas: rows = [] }) {
+  const near = rows.filter((row) => !row.shadow && row.window !== "minute" && row.used_pct >= NEAR), full = (row) => row.used_pct >= FULL;
+  const level = (row) => (full(row) && quotaScope(row) === quotaScope({}) ? "bad" : "warn");
+  return some(near, 2, (row) => ({
+    key: `quota ${row.tenant_id} ${quotaScope(row)} ${row.unit} ${row.window}`,
+    level: level(row),
+    title: `A quota of tenant ${short(row.tenant_id)} ${full(row) ? "is reached" : `is ${Math.floor(row.used_pct)} % used`}: ${quotaScope(row)}`,
+    detail: `${quotaUsed(row)} of ${quotaLimit(row)}${row.resets_at ? `; it resets ${ending(row.resets_at)}` : ""}`,
+    act: { kind: "quota.set", label: "Quota", row },
+  }), (n) => ({
+    key: "quotas",
+    level: near.some((row) => level(row) === "bad") ? "bad" : "warn",
+    title: `${count(n)} quotas are near or reached`,
+    detail: `${count(near.filter(full).length)} reached`,
     act: goto("spend"),
   }));
 }

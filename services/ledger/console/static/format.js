@@ -29,6 +29,11 @@ export function duration(ms) {
 
 export const ago = (time, now = Date.now()) => `${duration(Math.max(0, now - new Date(time)))} ago`;
 export const clock = (time) => new Date(time).toLocaleTimeString("en-GB");
+/** When a window ends: the time, and the day where it is another. */
+export function ending(time, now = Date.now()) {
+  const at = new Date(time), today = at.toDateString() === new Date(now).toDateString();
+  return today ? clock(time).slice(0, 5) : at.toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+}
 export const moment = (time) => (time ? new Date(time).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }) : "–");
 /** In whose time these are: the browser's, beside the command line's UTC. */
 export const zone = (time = Date.now()) => new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(new Date(time)).find((part) => part.type === "timeZoneName").value;

@@ -2,8 +2,8 @@
 
 import { act } from "./actions.js";
 import { card, h, scrolled } from "./dom.js";
-import { ago, money, short, words } from "./format.js";
-import { boundsWords, quotaLimit, quotaScope } from "./rules.js";
+import { ago, count, ending, money, short, words } from "./format.js";
+import { boundsWords, quotaLimit, quotaMeter, quotaScope, quotaUsed } from "./rules.js";
 import { read } from "./server.js";
 
 // An order is in the books a moment after it was given.
@@ -15,8 +15,8 @@ const COLUMNS = {
     cells: (row) => [whom(row), money(row.hourly_cents), money(row.monthly_cents), row.max_in_flight ?? "–"], change: "limits",
   },
   quotas: {
-    title: "Quotas", about: "quotas", empty: "None. A quota bounds any scope: a user, a key, a model, a type of task.", add: "Add a quota", heads: ["For", "At most"],
-    cells: (row) => [h("span", {}, quotaScope(row), row.shadow ? h("span.tag", {}, "shadow") : null), quotaLimit(row)], change: "quota.set", remove: "quota.unset",
+    title: "Quotas", about: "quotas", empty: "None. A quota bounds any scope: a user, a key, a model, a type of task.", add: "Add a quota", heads: ["For", "At most", "Used now"],
+    cells: (row) => [h("span", {}, quotaScope(row), row.shadow ? h("span.tag", {}, "shadow") : null), quotaLimit(row), used(row)], change: "quota.set", remove: "quota.unset",
   },
   bounds: {
     title: "Bounds of a single task", about: "bounds", empty: "None. A bound holds for each task of a type by itself.", add: "Set bounds", heads: ["Type", "At most"],
@@ -33,6 +33,12 @@ function whom(row) {
   return row.user_id ? h("span", {}, "User ", h("code", { title: row.user_id }, short(row.user_id))) : row.owner === "*" ? "Tenant as a whole" : "–";
 }
 
+function used(row) {
+  if (row.spent === null) return h("span.muted", {}, "nothing yet");
+  const rest = [row.unit !== "in_flight" && row.reserved ? `${row.unit === "money" ? money(row.reserved) : count(row.reserved)} of it held` : null, row.resets_at ? `resets ${ending(row.resets_at)}` : null].filter(Boolean).join(", ");
+  return h("div.used", {}, quotaUsed(row), rest ? h("span.muted", {}, `, ${rest}`) : null, row.used_pct === null ? null : quotaMeter(row));
+}
+
 export class LimitsPage {
   constructor(query, session) {
     this.session = session;
@@ -43,7 +49,7 @@ export class LimitsPage {
       session.role === "operator" ? h("form.filters", { onsubmit: (event) => this.submit(event) },
         h("div.field.grow", {}, h("label", { for: "f-tenant" }, "Tenant"), h("input", { id: "f-tenant", name: "tenant_id", value: query.get("tenant_id") ?? "", placeholder: "all", spellcheck: "false", autocomplete: "off" })),
         h("button.primary", { type: "submit" }, "Show")) : null,
-      h("p.sub", {}, "Every one of them is reserved against before a call, so none is passed. What is spent against limits is on the ", h("a", { href: "#/" }, "overview"), "; against a quota, in ", h("code", {}, "skeldir limits show"), "."),
+      h("p.sub", {}, "Every one of them is reserved against before a call, so none is passed. What is spent against limits is on the ", h("a", { href: "#/" }, "overview"), "."),
       this.problem, h("div.stack", {}, this.lists.map((list) => list.element)));
     this.ordered = () => AGAIN_MS.forEach((ms) => this.timers.push(setTimeout(() => this.load(), ms)));
     this.timers = [];

@@ -2,9 +2,10 @@
 
 import { act } from "./actions.js";
 import { callsChart, costChart, timeChart, unusual } from "./charts.js";
-import { card, draw, h, scrolled, sparkline } from "./dom.js";
+import { card, draw, h, meter, scrolled, sparkline } from "./dom.js";
 import { findings, sum } from "./findings.js";
 import { ago, clock, count, duration, money, percent, plural, scopeWords, short, words } from "./format.js";
+import { quotaLimit, quotaMeter, quotaScope, quotaUsed } from "./rules.js";
 import { read } from "./server.js";
 
 const RANGES = { "1 h": ["minute", 3600], "24 h": ["hour", 86_400], "7 d": ["hour", 7 * 86_400], "30 d": ["day", 30 * 86_400] };
@@ -31,7 +32,7 @@ export class Overview {
       h("div.ranges", { role: "group", "aria-label": "Time shown in the charts" }, Object.keys(RANGES).map((name) =>
         h("button.range", { type: "button", "aria-pressed": String(name === this.range), onclick: (event) => this.choose(name, event.target) }, name))),
       h("div.trio", {}, card("Calls", "calls", this.calls.element), card("Cost", "cost", this.cost.element), card("Response time", "times", this.times.element)),
-      h("div.pair", {}, card("Spend against limits", "spend", caps), card("Why calls ended without an answer", "why", reasons)),
+      h("div.pair", {}, card("Limits and quotas, the fullest first", "spend", caps), card("Why calls ended without an answer", "why", reasons)),
       h("div.pair", {}, card("Stops in force", "stops", stops), operator ? card("Behind the log", "behind", log) : card("Uncertain attempts", "uncertain", uncertain)),
       operator ? h("div.pair", {}, card("Dead letters", "letters", letters), card("Uncertain attempts", "uncertain", uncertain)) : null);
     this.timer = setInterval(() => this.range !== "1 h" && this.load(), RANGE_REFRESH_MS);
@@ -72,7 +73,7 @@ export class Overview {
     draw(this.numbers, [data.minutes, data.month, data.p50_ms, data.p95_ms, data.under_way], () => numbers(data, total));
     if (this.range === "1 h") this.chart(data.minutes, "minute");
     const may = this.session.may_order;
-    draw(this.places.caps, data.caps, (rows) => caps(rows, may));
+    draw(this.places.caps, [data.caps, data.quotas ?? []], ([limits, quotas]) => caps(limits, quotas, may));
     draw(this.places.reasons, data.reasons, reasons);
     draw(this.places.stops, [data.switches, data.shutoffs, data.breakers, data.models], () => stops(data, may));
     draw(this.places.log, data.lag ?? [], log);
@@ -107,20 +108,26 @@ function numbers(data, total) {
   ];
 }
 
-function caps(rows, may) {
-  if (!rows.length) return h("p.empty", {}, "Nothing is spent against a limit in this hour or month.");
-  return h("ul.meters", {}, rows.slice(0, 6).map((row) => {
-    const used = Math.min(100, row.used_pct), level = row.used_pct >= 100 ? "bad" : row.used_pct >= 80 ? "warn" : "ok";
-    const spent = Math.min(used, (100 * row.spent_cents) / row.cap_cents);
-    const fill = h(`i.fill.${level}`), held = h(`i.held.${level}`);
-    fill.style.width = `${spent}%`;
-    held.style.width = `${Math.max(0, used - spent)}%`;
-    return h("li", {},
-      h("div.line", {}, h("span", {}, row.scope === "tenant" ? "Tenant " : "User ", row.scope === "tenant" ? id(row.tenant_id, "tenant") : id(row.user_id, "user"), h("span.muted", {}, ` this ${row.budget_window}`)),
-        h("span.amount", {}, h("b", {}, money(Number(row.spent_cents) + Number(row.reserved_cents))), h("span.muted", {}, ` of ${money(row.cap_cents)}`)),
-        may ? h("button.link", { type: "button", "data-key": `limit ${row.owner} ${row.tenant_id} ${row.budget_window}`, "aria-label": `Change limits of ${row.scope} ${short(row.user_id ?? row.tenant_id)}`, onclick: () => act("limits", row) }, "Change") : null),
-      h("div.meter", { role: "img", "aria-label": `${Math.floor(row.used_pct)} percent used` }, fill, held));
-  }));
+function caps(limits, quotas, may) {
+  const fullest = [...limits.map((row) => [row, limitLine]), ...quotas.map((row) => [row, quotaLine])].sort(([a], [b]) => b.used_pct - a.used_pct).slice(0, 6);
+  if (!fullest.length) return h("p.empty", {}, "Nothing is used of a limit or a quota in this hour or month.");
+  return [h("ul.meters", {}, fullest.map(([row, line]) => line(row, may))), h("div.foot", {}, h("a", { href: "#/limits" }, "All limits and quotas"))];
+}
+
+function limitLine(row, may) {
+  return h("li", {},
+    h("div.line", {}, h("span", {}, row.scope === "tenant" ? "Tenant " : "User ", row.scope === "tenant" ? id(row.tenant_id, "tenant") : id(row.user_id, "user"), h("span.muted", {}, ` this ${row.budget_window}`)),
+      h("span.amount", {}, h("b", {}, money(Number(row.spent_cents) + Number(row.reserved_cents))), h("span.muted", {}, ` of ${money(row.cap_cents)}`)),
+      may ? h("button.link", { type: "button", "data-key": `limit ${row.owner} ${row.tenant_id} ${row.budget_window}`, "aria-label": `Change limits of ${row.scope} ${short(row.user_id ?? row.tenant_id)}`, onclick: () => act("limits", row) }, "Change") : null),
+    meter((100 * row.spent_cents) / row.cap_cents, row.used_pct));
+}
+
+function quotaLine(row, may) {
+  return h("li", {},
+    h("div.line", {}, h("span", {}, "Quota of ", id(row.tenant_id, "tenant"), h("span.muted", {}, ` ${quotaScope(row)}`), row.shadow ? [" ", h("span.tag", {}, "shadow")] : null),
+      h("span.amount", {}, h("b", {}, quotaUsed(row)), h("span.muted", {}, ` of ${quotaLimit(row)}`)),
+      may ? h("button.link", { type: "button", "data-key": `quota ${row.tenant_id} ${quotaScope(row)} ${row.unit} ${row.window}`, "aria-label": `Change the quota of ${quotaScope(row)}, ${quotaLimit(row)}`, onclick: () => act("quota.set", row) }, "Change") : null),
+    quotaMeter(row));
 }
 
 function reasons(rows) {
@@ -129,7 +136,7 @@ function reasons(rows) {
   return h("ul.meters", {}, rows.slice(0, 7).map((row) => {
     const fill = h(`i.fill.${row.status === "failed" ? "bad" : "warn"}`);
     fill.style.width = `${(100 * row.calls) / most}%`;
-    return h("li", {}, h("div.line", {}, h("a", { href: `#/requests?status=${row.status}&reason=${encodeURIComponent(row.reason ?? "")}` }, words(row.reason)), h("span.muted", {}, row.status), h("b.amount", {}, count(row.calls))),
+    return h("li", {}, h("div.line", {}, h("a", { href: `#/requests?status=${row.status}&reason=${encodeURIComponent(row.reason ?? "")}&age=3600` }, words(row.reason)), h("span.muted", {}, row.status), h("b.amount", {}, count(row.calls))),
       h("div.meter", { "aria-hidden": "true" }, fill));
   }));
 }

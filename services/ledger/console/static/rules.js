@@ -1,8 +1,8 @@
 // What bounds calls beside limits: quotas, bounds of single tasks, cheaper models near a budget's end. In words, and as orders.
 
 import { TASK_TYPES, UUID, cancel, cents, choice, confirm, field, form, give, input, open, reasonField } from "./dialog.js";
-import { h } from "./dom.js";
-import { count, duration, exactly, plural, scopeOf, scopeWords, short, words } from "./format.js";
+import { h, meter } from "./dom.js";
+import { count, duration, exactly, money, plural, scopeOf, scopeWords, short, words } from "./format.js";
 
 const UNITS = { calls: "calls", tokens: "tokens", cents: "dollars", max_in_flight: "tasks at once" };
 const WINDOWS = { minute: "a minute", hour: "an hour", day: "a day", month: "a month" };
@@ -11,13 +11,16 @@ const NAMES = { calls: "calls", tokens: "tokens", money: "cents", in_flight: "ma
 
 /** Whom and what a quota is for, without its tenant. */
 export function quotaScope(row) {
-  const parts = [scopeWords({ ...row, tenant_id: null }), row.key_id ? `key ${row.key_id}` : null].filter((part) => part && part !== "everything");
-  return parts.length ? parts.join(", ") : "the whole tenant";
+  return scopeWords({ ...row, tenant_id: null }, "the whole tenant");
 }
+
+/** What it has counted in the window that is open, as an amount of its unit. */
+export const quotaUsed = (row) => (row.unit === "money" ? money(Number(row.spent) + Number(row.reserved)) : count(row.spent + row.reserved));
+export const quotaMeter = (row) => meter(row.limit ? (100 * row.spent) / row.limit : 0, row.used_pct ?? 0);
 
 export function quotaLimit(row) {
   if (row.unit === "in_flight") return `${plural(row.limit, "task")} at once`;
-  return `${row.unit === "money" ? exactly(row.limit) : count(row.limit)} ${row.unit === "money" ? "" : `${row.unit} `}${WINDOWS[row.window]}`.replace("  ", " ");
+  return `${row.unit === "money" ? exactly(row.limit) : plural(row.limit, row.unit.replace(/s$/, ""))} ${WINDOWS[row.window]}`;
 }
 
 export const boundsWords = (row) => [
