@@ -13,6 +13,7 @@ from services.ledger.keys import Refused, View, narrowed
 from services.ledger.lists import CALL_DETAIL, EVENTS, Listing, Page, page, read
 from services.ledger.looking import NARROW, looking, narrowing
 from services.ledger.sessions import Pool
+from services.ledger.why import as_caused
 from shared.texts.cipher import keys_in
 from shared.texts.data_keys import open_keys
 from shared.texts.master_key import MasterKeys
@@ -58,7 +59,7 @@ async def events(
     limit: int = MAX_EVENTS,
     before: str | None = None,
 ) -> Timeline:
-    """The events of a task, in the order in which they happened."""
+    """The events of a task, in the order in which they happened: none before what caused it."""
     async with looking(pool, view, f"events?task_id={task_id}") as connection:
         found = await read(connection, view, EVENTS, limit=limit, before=before, task_id=str(task_id))
         archived = await connection.fetchval(_ARCHIVED, task_id) or []
@@ -66,7 +67,7 @@ async def events(
     for row in found.rows:
         data = orjson.loads(row.pop("body")).get("data")
         row["data"] = decrypted(data, keys) if isinstance(data, dict) else data
-    return Timeline(found.rows, found.next, [f"{month:%Y-%m}" for month in archived])
+    return Timeline(as_caused(found.rows), found.next, [f"{month:%Y-%m}" for month in archived])
 
 
 async def dashboard(pool: Pool, view: View, name: str, limit: int, before: str | None) -> Page:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.money import to_cents
 
@@ -12,6 +13,7 @@ from shared.money import to_cents
 AMOUNTS = ("spent", "reserved", "cap", "threshold", "wanted", "limit")
 
 Event = Mapping[str, Any]
+EventT = TypeVar("EventT", bound=Event)
 
 
 def verdict(events: Sequence[Event]) -> dict[str, Any] | None:
@@ -41,6 +43,26 @@ def verdict(events: Sequence[Event]) -> dict[str, Any] | None:
     found["reserved_cents"] = to_cents(data["reservation"]["amount"])
     passed = "Every rule let it pass; its worst-case cost was reserved under each limit."
     return {**found, "sentence": _moved(events, data) + _passed_over(data) + passed}
+
+
+def as_caused(events: Iterable[EventT]) -> list[EventT]:
+    """Events that are in the order of their times, each behind the one that caused it.
+
+    Services agree on the time to some milliseconds: what was permitted can have begun "before" its permission.
+    """
+    found = list(events)
+    ahead, told = {event["id"] for event in found}, list[EventT]()
+    behind: defaultdict[Any, list[EventT]] = defaultdict(list)
+    for event in found:
+        if event["causation_id"] in ahead:
+            behind[event["causation_id"]].append(event)
+            continue
+        free = [event]
+        while free:
+            told.append(one := free.pop(0))
+            ahead.discard(one["id"])
+            free += behind.pop(one["id"], [])
+    return told + [event for waiting in behind.values() for event in waiting]
 
 
 def _moved(events: Sequence[Event], decision: Mapping[str, Any]) -> str:

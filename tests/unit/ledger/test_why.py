@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.ledger.why import verdict
+from services.ledger.why import as_caused, verdict
 from shared.events.decisions import BlockReason
 
 CENT = 1_000_000_000
@@ -99,3 +99,16 @@ def test_an_alternative_that_took_the_place_of_a_model_says_so() -> None:
     said = verdict([{"type": "task.allowed", "time": 1, "id": 2, "data": {**data, "breaker_state": "closed"}}])
     first = "stub:small took the place of openai:gpt-4o (provider breaker open). Every rule"
     assert said is not None and said["sentence"].startswith(first)
+
+
+def test_no_event_stands_before_what_caused_it() -> None:
+    def event(name: str, cause: str | None) -> dict[str, Any]:
+        return {"id": name, "causation_id": cause}
+
+    submitted, allowed, attempt = event("submitted", None), event("allowed", "submitted"), event("attempt", "allowed")
+    succeeded, settled = event("succeeded", "allowed"), event("settled", "succeeded")
+    right = [submitted, allowed, attempt, succeeded, settled]
+    assert as_caused(right) == right
+    assert as_caused([submitted, attempt, succeeded, allowed, settled]) == right, "the attempt's clock was behind"
+    assert as_caused([settled, succeeded]) == [succeeded, settled], "a page whose causes are on the one before"
+    assert len(as_caused([event("a", "b"), event("b", "a")])) == 2, "and none is left out"
