@@ -183,6 +183,24 @@ def test_a_request_says_once_what_was_wrong_with_it(console: Page, stack: Stack)
     expect(console.locator("nav [aria-current]")).to_have_text("Requests")
 
 
+def test_from_a_request_to_what_else_its_user_and_its_tenant_did(console: Page, stack: Stack) -> None:
+    tenant, user, other = stack.ready["tenant_id"], stack.ready["user_id"], str(uuid4())
+    their_key = in_a_thread(lambda: stack.key(tenant, other))
+    mine, theirs = stack.run(), stack.run(key=their_key)
+    stack.call(mine)
+    stack.call(theirs, user=other)
+    console.goto(f"{stack.ready['ledger_url']}/console#/requests/{theirs['task_id']}")
+    console.get_by_role("link", name=other).click()
+    expect(console.get_by_label("User", exact=True)).to_have_value(other)
+    expect(console.locator("tbody tr")).to_have_count(1)
+    console.goto(f"{stack.ready['ledger_url']}/console#/requests?q={mine['request_id']}")
+    console.locator("tbody").get_by_role("link", name=user[:8]).click()
+    expect(console.get_by_label("User", exact=True)).to_have_value(user)
+    console.goto(f"{stack.ready['ledger_url']}/console#/requests/{mine['task_id']}")
+    console.get_by_role("link", name=tenant).click()
+    expect(console.locator("h1")).to_contain_text(f"of tenant {tenant[:8]}")
+
+
 def test_the_costs_are_the_statements(console: Page, stack: Stack) -> None:
     stack.call(stack.run(prompt={"text": str(uuid4()), "simulated_cost_cents": 2}))
     operator, month = stack.ready["operator_key"], f"{datetime.now(UTC):%Y-%m}"

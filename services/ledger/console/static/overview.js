@@ -5,6 +5,7 @@ import { callsChart, costChart, timeChart, unusual } from "./charts.js";
 import { card, draw, h, meter, scrolled, sparkline } from "./dom.js";
 import { findings, sum } from "./findings.js";
 import { ago, clock, count, duration, money, percent, plural, scopeWords, short, words } from "./format.js";
+import { requestsOf } from "./requests.js";
 import { quotaLimit, quotaMeter, quotaScope, quotaUsed } from "./rules.js";
 import { read } from "./server.js";
 
@@ -13,8 +14,13 @@ const RANGES = { "1 h": ["minute", 3600], "24 h": ["hour", 86_400], "7 d": ["hou
 const RETURNABLE = /:(tasks|outcomes)$/;
 const RANGE_REFRESH_MS = 30_000;
 const id = (value, what) => (value ? h("code", { title: `${what} ${value}` }, short(value)) : null);
+const user = (row) => h("a", { href: requestsOf(row), title: `Requests of user ${row.user_id}` }, h("code", {}, short(row.user_id)));
 
-const head = (name) => h("th", { scope: "col" }, name || h("span.unseen", {}, "What can be done"));
+// On a phone each row stands by itself, with its labels: the roles keep it a table for who hears it.
+const head = (name) => h("th", { scope: "col", role: "columnheader" }, name || h("span.unseen", {}, "What can be done"));
+const cell = (name, label, ...shown) => h(name, { role: "cell", "data-label": label }, shown);
+const line = (...cells) => h("tr", { role: "row" }, cells);
+const stacked = (heads, rows) => h("table.stacked", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(head))), h("tbody", { role: "rowgroup" }, rows));
 
 export class Overview {
   constructor(session) {
@@ -111,12 +117,12 @@ function numbers(data, total) {
 function caps(limits, quotas, may) {
   const fullest = [...limits.map((row) => [row, limitLine]), ...quotas.map((row) => [row, quotaLine])].sort(([a], [b]) => b.used_pct - a.used_pct).slice(0, 6);
   if (!fullest.length) return h("p.empty", {}, "Nothing is used of a limit or a quota in this hour or month.");
-  return [h("ul.meters", {}, fullest.map(([row, line]) => line(row, may))), h("div.foot", {}, h("a", { href: "#/limits" }, "All limits and quotas"))];
+  return [h("ul.meters", {}, fullest.map(([row, drawn]) => drawn(row, may))), h("div.foot", {}, h("a", { href: "#/limits" }, "All limits and quotas"))];
 }
 
 function limitLine(row, may) {
   return h("li", {},
-    h("div.line", {}, h("span", {}, row.scope === "tenant" ? "Tenant " : "User ", row.scope === "tenant" ? id(row.tenant_id, "tenant") : id(row.user_id, "user"), h("span.muted", {}, ` this ${row.budget_window}`)),
+    h("div.line", {}, h("span", {}, row.scope === "tenant" ? "Tenant " : "User ", row.scope === "tenant" ? id(row.tenant_id, "tenant") : user(row), h("span.muted", {}, ` this ${row.budget_window}`)),
       h("span.amount", {}, h("b", {}, money(Number(row.spent_cents) + Number(row.reserved_cents))), h("span.muted", {}, ` of ${money(row.cap_cents)}`)),
       may ? h("button.link", { type: "button", "data-key": `limit ${row.owner} ${row.tenant_id} ${row.budget_window}`, "aria-label": `Change limits of ${row.scope} ${short(row.user_id ?? row.tenant_id)}`, onclick: () => act("limits", row) }, "Change") : null),
     meter((100 * row.spent_cents) / row.cap_cents, row.used_pct));
@@ -143,13 +149,13 @@ function reasons(rows) {
 
 function stops({ switches, shutoffs, breakers, models = [] }, may) {
   if (!models.length && !switches.length && !shutoffs.length && !breakers.length) return h("p.empty", {}, "No kill switch, no shutoff, every breaker closed.");
-  const row = (what, whom, why, time, button) => h("tr", {}, h("td.nowrap", {}, what), h("td.nowrap", {}, whom), h("td.wide", {}, why, h("span.muted", {}, ` ${time}`)), h("td.end", {}, button));
+  const row = (what, whom, why, time, button) => line(cell("td.nowrap", "Stop", what), cell("td.nowrap", "For", whom), cell("td.wide", "Why", why, h("span.muted", {}, ` ${time}`)), cell("td.end", null, button));
   const release = (kind, one, key) => (may ? h("button.link", { type: "button", "data-key": key, onclick: () => act(kind, one) }, "Release") : null);
-  return scrolled("Stops in force", h("table", {}, h("thead", {}, h("tr", {}, ["Stop", "For", "Why", ""].map(head))), h("tbody", {},
+  return scrolled("Stops in force", stacked(["Stop", "For", "Why", ""], [
     switches.map((one) => row("Kill switch", scopeWords(one), `${one.reason}, by ${one.actor}`, ago(one.changed_at), release("release", one, `switch ${one.scope_key}`))),
     models.map((one) => row(`Breaker ${words(one.state)}`, `${one.provider}:${one.model}`, one.reason, ago(one.since), may ? h("button.link", { type: "button", "data-key": `model ${one.provider}:${one.model}`, onclick: () => act("model.reset", one) }, "Reset") : null)),
-    shutoffs.map((one) => row("Shutoff", [`user `, id(one.user_id, "user")], words(one.reason), one.disabled_until ? `until ${clock(one.disabled_until)}` : "", one.manual_engaged ? release("shutoff.release", one, `shutoff ${one.user_id}`) : null)),
-    breakers.map((one) => row(`Breaker ${words(one.state)}`, [`user `, id(one.user_id, "user")], `${words(one.reason)}; ${plural(one.failure_count, "failure")}`, ago(one.updated_at), null)))));
+    shutoffs.map((one) => row("Shutoff", ["user ", user(one)], words(one.reason), one.disabled_until ? `until ${clock(one.disabled_until)}` : "", one.manual_engaged ? release("shutoff.release", one, `shutoff ${one.user_id}`) : null)),
+    breakers.map((one) => row(`Breaker ${words(one.state)}`, ["user ", user(one)], `${words(one.reason)}; ${plural(one.failure_count, "failure")}`, ago(one.updated_at), null))]));
 }
 
 function log(rows) {
@@ -162,11 +168,11 @@ function log(rows) {
 
 function deadLetters({ newest = [], waiting = 0 }, may) {
   if (!waiting) return h("p.empty", {}, "None. What cannot be processed would wait here.");
-  return scrolled("Dead letters", h("table", {}, h("thead", {}, h("tr", {}, ["From", "Why", ""].map(head))), h("tbody", {}, newest.slice(0, 6).map((one) =>
-    h("tr", {}, h("td", {}, h("code", { title: one.entry_id }, one.origin.replace("skeldir:", ""))), h("td.wide", {}, one.reason, may && RETURNABLE.test(one.origin) ? null : h("code.command", { title: "From a shell" }, `skeldir dead-letters retry ${one.letter_id}`)),
-      h("td.end", {}, may && RETURNABLE.test(one.origin)
+  return scrolled("Dead letters", stacked(["From", "Why", ""], newest.slice(0, 6).map((one) =>
+    line(cell("td", "From", h("code", { title: one.entry_id }, one.origin.replace("skeldir:", ""))), cell("td.wide", "Why", one.reason, may && RETURNABLE.test(one.origin) ? null : h("code.command", { title: "From a shell" }, `skeldir dead-letters retry ${one.letter_id}`)),
+      cell("td.end", null, may && RETURNABLE.test(one.origin)
         ? [h("button.link", { type: "button", "data-key": `retry ${one.letter_id}`, onclick: () => act("letter.retry", one) }, "Retry"), " ", h("button.link", { type: "button", "data-key": `discard ${one.letter_id}`, onclick: () => act("letter.discard", one) }, "Discard")]
-        : null))))),
+        : null)))),
     waiting > 6 ? h("p.muted", {}, `and ${count(waiting - 6)} more: skeldir dead-letters list`) : null);
 }
 

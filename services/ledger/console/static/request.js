@@ -2,7 +2,7 @@
 
 import { h, scrolled } from "./dom.js";
 import { count, duration, exactly, money, scopeWords, words, zoned } from "./format.js";
-import { ended } from "./requests.js";
+import { ended, requestsOf } from "./requests.js";
 import { read } from "./server.js";
 
 const SAID = {
@@ -78,6 +78,6 @@ function timeline(events) {
 function facts(call) {
   const row = (name, value, mono) => h(mono ? "div.whole" : "div", {}, h("dt", {}, name), h(mono ? "dd.mono" : "dd", {}, value ?? "–"));
   return h("dl.facts.tall", {}, row("Cost", money(call.cost_cents)), row("Reserved", money(call.budget_reservation_cents)), row("Tokens", `${call.input_tokens} in, ${call.output_tokens} out`),
-    row("Took", call.provider_attempted ? (call.ended_at ? duration(call.latency_ms) : "not ended yet") : "not called"), row("Attempts", call.attempts), row("Tenant", call.tenant_id, true), row("User", call.user_id, true), row("Task", call.id, true), row("Correlation", call.correlation_id, true),
+    row("Took", call.provider_attempted ? (call.ended_at ? duration(call.latency_ms) : "not ended yet") : "not called"), row("Attempts", call.attempts), row("Tenant", h("a", { href: `#/costs?${new URLSearchParams({ tenant_id: call.tenant_id })}`, title: "What this tenant costs" }, call.tenant_id), true), row("User", h("a", { href: requestsOf(call), title: "Requests of this user" }, call.user_id), true), row("Task", call.id, true), row("Correlation", call.correlation_id, true),
     call.output_text ? h("div.whole", {}, h("dt", {}, "Answer"), h("dd", {}, h("pre", { tabindex: "0" }, call.output_text))) : null);
 }

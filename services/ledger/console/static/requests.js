@@ -6,7 +6,7 @@ import { read } from "./server.js";
 
 const AGES = { "": "any time", 900: "15 minutes", 3600: "hour", 86400: "day", 604800: "week" };
 const PAGE = 50;
-const HEADS = [`When (${zone()})`, "Ended", "Request", "Type", "Model", "Took", "Cost"];
+const HEADS = [`When (${zone()})`, "Ended", "Request", "User", "Type", "Model", "Took", "Cost"];
 
 export class Requests {
   constructor(query, session) {
@@ -16,13 +16,14 @@ export class Requests {
     const text = (name, hint) => h("input", { name, id: `f-${name}`, value: query.get(name) ?? "", placeholder: hint, autocomplete: "off", spellcheck: "false", maxlength: 300 });
     const same = (...names) => Object.fromEntries(names.map((name) => [name, name ? words(name) : "any"]));
     this.form = h("form.filters", { role: "search", onsubmit: (event) => this.submit(event) },
-      h("div.field.grow", {}, h("label", { for: "f-q" }, "Request, correlation or task id"), text("q", "abc* finds what starts so")),
+      h("div.field.grow", {}, h("label", { for: "f-q" }, "Request, task or correlation"), text("q", "its id; abc* starts so")),
       field("status", "Ended", choice("status", same("", "success", "blocked", "failed", "pending"))),
       field("reason", "Reason", text("reason", "any")),
       field("task_type", "Task type", choice("task_type", same("", "route", "explanation", "investigation", "budget_optimization"))),
       field("model", "Model", text("model", "any")),
       field("age", "In the last", choice("age", AGES)),
       session.role === "operator" ? field("tenant_id", "Tenant", text("tenant_id", "any")) : null,
+      session.user_id ? null : field("user_id", "User", text("user_id", "any")),
       h("button.primary", { type: "submit" }, "Search"));
     this.rows = h("tbody", { role: "rowgroup" });
     this.more = h("button", { type: "button", hidden: true, onclick: () => this.load(this.next) }, "Older");
@@ -30,7 +31,7 @@ export class Requests {
     this.csv = h("a", { download: "calls.csv" }, "Download as CSV");
     this.element = h("div", {}, h("h1", {}, "Requests"), this.form,
       h("section.card", { "aria-label": "Found" }, scrolled("Requests found", 
-        h("table.stacked", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, HEADS.map((name) => h("th", { scope: "col", role: "columnheader", class: ["Took", "Cost"].includes(name) ? "end" : null }, name)))), this.rows)),
+        h("table.stacked", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, HEADS.map((name) => h("th", { scope: "col", role: "columnheader", class: { Took: "end", Cost: "end", User: "spare" }[name] }, name)))), this.rows)),
       this.note, h("div.foot", {}, this.more, this.csv)));
     this.load(null);
   }
@@ -64,6 +65,9 @@ export class Requests {
   }
 }
 
+/** Where a user's requests are listed. */
+export const requestsOf = (row) => `#/requests?${new URLSearchParams({ user_id: row.user_id })}`;
+
 export const ended = (call) => h(`span.tag.${{ success: "ok", blocked: "warn", failed: "bad" }[call.status] ?? "none"}`, {}, call.status === "success" ? (call.was_cached ? "cached" : "answered") : words(call.status));
 
 function line(call) {
@@ -72,7 +76,8 @@ function line(call) {
   return h("tr", { role: "row" }, cell("td.nowrap", null, moment(call.created_at)),
     cell("td.nowrap", null, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
     cell("td.nowrap.wide", null, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, id)),
+    cell("td.nowrap.spare", "User", h("a", { href: requestsOf(call), title: `Requests of user ${call.user_id}` }, h("code", {}, short(call.user_id)))),
     cell("td.nowrap", "Type", words(call.task_type)), cell("td.nowrap", "Model", `${call.provider}:${call.model}`),
     cell("td.end.half", "Took", call.provider_attempted && call.ended_at ? duration(call.latency_ms) : "–"),
-    h("td.end.half", { role: "cell", "data-label": "Cost", title: short(call.user_id) }, money(call.cost_cents)));
+    cell("td.end.half", "Cost", money(call.cost_cents)));
 }
