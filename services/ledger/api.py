@@ -202,6 +202,19 @@ def _lists(app: FastAPI, pool: Pool, overview: Overview) -> None:
     listed("/v1/dead-letters", "Entries that could not be processed", lists.DEAD_LETTERS, operators_only=True)
     listed("/v1/reads", "Who looked at more than one user", lists.READS, operators_only=True)
 
+    @_get(app, "/v1/orders", "What was ordered, by whom and why, newest first")
+    async def orders(
+        request: Request,
+        view: Caller,
+        limit: Limit = DEFAULT_LIMIT,
+        before: Before = None,
+        type: Text = None,
+        since: Since = None,
+        until: Until = None,
+    ) -> Response:
+        found = await queries.orders(pool, view, limit=limit, before=before, type=type, since=since, until=until)
+        return rows(request, "orders", found.rows, found.next)
+
     @_get(app, "/v1/quotas", "Quotas in force, and what they have counted")
     async def quotas(request: Request, view: Caller, limit: Limit = DEFAULT_LIMIT, before: Before = None) -> Response:
         found = await overview.quotas(view, limit, before)

@@ -82,6 +82,16 @@ EVENTS = Listing(
     {"time": "timestamptz", "seq": "bigint"},
     filters={"task_id": _OF_TASK},
 )
+# Few, and never archived: an index has them alone.
+ORDERS = Listing(
+    "orders",
+    "time, entry_id, type, tenant_id, user_id, body",
+    "events",
+    {"time": "timestamptz", "seq": "bigint"},
+    descending=True,
+    filters={"type": "type = {}", "since": "time >= {}", "until": "time < {}"},
+    always="partition IS NULL",
+)
 
 BREAKERS = Listing(
     "breakers",

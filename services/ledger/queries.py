@@ -10,7 +10,7 @@ import orjson
 
 from services.ledger.dashboards import BY_NAME, Dashboard
 from services.ledger.keys import Refused, View, narrowed
-from services.ledger.lists import CALL_DETAIL, EVENTS, Listing, Page, page, read
+from services.ledger.lists import CALL_DETAIL, EVENTS, ORDERS, Listing, Page, page, read
 from services.ledger.looking import NARROW, looking, narrowing
 from services.ledger.sessions import Pool
 from services.ledger.why import as_caused
@@ -21,6 +21,8 @@ from shared.texts.payload import decrypted
 from shared.texts.row import keys_of_row, readable_row
 
 MAX_EVENTS = 1000
+# What a list of orders leaves out: the address of a webhook may be a secret by itself.
+_UNSAID = ("type", "secret_sha256", "url")
 
 # The months of a call whose events are in an archive; none where its first event is here, for they go together.
 _ARCHIVED = """
@@ -68,6 +70,16 @@ async def events(
         data = orjson.loads(row.pop("body")).get("data")
         row["data"] = decrypted(data, keys) if isinstance(data, dict) else data
     return Timeline(as_caused(found.rows), found.next, [f"{month:%Y-%m}" for month in archived])
+
+
+async def orders(pool: Pool, view: View, *, limit: int, before: str | None, **wanted: Any) -> Page:
+    """What was ordered, by whom and why, the newest first."""
+    found = await page(pool, view, ORDERS, limit=limit, before=before, **wanted)
+    for row in found.rows:
+        said = orjson.loads(row.pop("body"))
+        row |= {name: said.pop(name, None) for name in ("actor", "reason", "scope")}
+        row["order"] = {name: value for name, value in said.items() if name not in _UNSAID}
+    return found
 
 
 async def dashboard(pool: Pool, view: View, name: str, limit: int, before: str | None) -> Page:

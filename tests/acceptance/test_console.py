@@ -101,6 +101,8 @@ def test_a_kill_switch_by_keyboard_alone_stops_calls(console: Page, stack: Stack
     console.get_by_role("link", name=result["request_id"][:8]).click()
     expect(console.locator(".why")).to_contain_text("A kill switch was engaged by")
     expect(console.locator(".timeline li")).to_have_count(2)
+    console.goto(f"{stack.ready['ledger_url']}/console#/orders?type=kill_switch.engaged")
+    expect(console.locator("tbody tr").first).to_contain_text("a test of the console")
 
 
 def test_an_unusual_hour_is_marked_in_words(console: Page, stack: Stack) -> None:
@@ -242,6 +244,10 @@ def test_everybody_can_use_it(scheme: Any, console: Page, stack: Stack) -> None:
         console.set_viewport_size({"width": 1280, "height": 900})
     console.get_by_role("button", name="Add a quota").click()
     check("the form of a quota")
+    console.keyboard.press("Escape")
+    console.get_by_role("link", name="orders").click()
+    expect(console.locator("tbody tr").first).to_be_visible()
+    check("/orders")
 
 
 def test_an_auditor_looks_at_one_tenant_and_changes_nothing(browser: Browser, stack: Stack) -> None:

@@ -381,6 +381,31 @@ async def test_rules_are_listed_while_they_are_in_force(door: Door, as_ledger: A
     assert await whole(door, "/v1/bounds", "bounds", auditor, 500) == []
 
 
+async def test_orders_are_listed_with_who_and_why(door: Door, as_ledger: Any) -> None:
+    auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
+    user = await door.key("producer", door.bench.tenant, door.bench.users[0])
+    history, tenant = door.bench.history(()), str(door.bench.tenant)
+    history.now_ms += 2 * 3_600_000  # after those of the other history
+    history.order(type="kill_switch.engaged", scope={"tenant_id": tenant}, actor="ada", reason="a loop")
+    history.order(type="kill_switch.engaged", scope={"model": f"m-{tenant}"}, actor="ada", reason="all of it")
+    whose = {"tenant_id": tenant, "user_id": str(door.bench.users[0])}
+    history.order(type="limits.set", scope=whose, hourly_cents="0.5", actor="ben", reason="small")
+    made = {"key_id": "key_12345", "secret_sha256": "0" * 64, "tenant_id": tenant, "role": "auditor"}
+    history.order(type="key.created", **made, actor="ada")
+    await books.commit(as_ledger, {}, {}, history.control_records())
+    listed = await whole(door, "/v1/orders", "orders", auditor, 2)
+    assert [row["type"] for row in listed[:3]] == ["key.created", "limits.set", "kill_switch.engaged"]
+    assert [row["time"] for row in listed] == sorted((row["time"] for row in listed), reverse=True)
+    assert (listed[1]["actor"], listed[1]["reason"], listed[1]["order"]["hourly_cents"]) == ("ben", "small", "0.5")
+    assert (listed[2]["scope"], listed[0]["order"]["role"]) == ({"tenant_id": tenant}, "auditor")
+    assert "secret_sha256" not in (await door.get("/v1/orders", auditor)).text
+    assert "limits.set" in {row["type"] for row in await whole(door, "/v1/orders", "orders", user, 50)}
+    assert {row["user_id"] for row in await whole(door, "/v1/orders", "orders", user, 50)} == {whose["user_id"]}
+    of_type = await whole(door, "/v1/orders?type=kill_switch.engaged", "orders", operator, 500)
+    assert {"model": f"m-{tenant}"} in [row["scope"] for row in of_type], "an operator sees those of no tenant, too"
+    assert {row["type"] for row in of_type} == {"kill_switch.engaged"}
+
+
 async def test_what_belongs_to_no_tenant_is_for_operators(door: Door, as_ledger: Any) -> None:
     auditor, operator = await door.key("auditor", door.bench.tenant), await door.key("operator", uuid4())
     for path in ("/v1/dead-letters", "/v1/reads"):

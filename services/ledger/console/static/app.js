@@ -5,6 +5,7 @@ import { redraw } from "./charts.js";
 import { Costs } from "./costs.js";
 import { h, say } from "./dom.js";
 import { LimitsPage } from "./limits.js";
+import { Orders } from "./orders.js";
 import { Overview } from "./overview.js";
 import { OneRequest } from "./request.js";
 import { Requests } from "./requests.js";
@@ -17,6 +18,7 @@ const PAGES = {
   "/requests": ["Requests", (query, session) => new Requests(query, session)],
   "/costs": ["Costs", (query, session) => new Costs(query, session)],
   "/limits": ["Limits", (query, session) => new LimitsPage(query, session)],
+  "/orders": ["Orders", (query, session) => new Orders(query, session)],
 };
 let session = null, view = null, stop = null, freshAt = 0, last = null, live = null;
 

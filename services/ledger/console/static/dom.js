@@ -21,6 +21,12 @@ export const card = (title, key, ...body) => h("section.card", { id: key, "aria-
 /** What may be wider than the page; by keyboard too. */
 export const scrolled = (label, ...body) => h("div.scroll", { tabindex: "0", role: "group", "aria-label": label }, body);
 
+/** A table. On a phone each row stands by itself, with its labels: the roles keep it a table for who hears it. */
+export const stacked = (heads, rows) => h("table.stacked", { role: "table" },
+  h("thead", { role: "rowgroup" }, line(heads.map((name) => h("th", { scope: "col", role: "columnheader" }, name || h("span.unseen", {}, "What can be done"))))), h("tbody", { role: "rowgroup" }, rows));
+export const line = (...cells) => h("tr", { role: "row" }, cells);
+export const cell = (name, label, ...shown) => h(name, { role: "cell", "data-label": label }, shown);
+
 /** A bar: how much is spent and how much is held, in percent of what there may be. */
 export function meter(spent, used, label) {
   const level = used >= 100 ? "bad" : used >= 80 ? "warn" : "ok", fill = h(`i.fill.${level}`), held = h(`i.held.${level}`);

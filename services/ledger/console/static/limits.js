@@ -1,7 +1,7 @@
 // What bounds calls: limits, quotas, bounds of single tasks, cheaper models near a budget's end; and changing them.
 
 import { act } from "./actions.js";
-import { card, h, scrolled } from "./dom.js";
+import { card, cell, h, line, scrolled, stacked } from "./dom.js";
 import { ago, count, ending, money, short, words } from "./format.js";
 import { boundsWords, quotaLimit, quotaMeter, quotaScope, quotaUsed } from "./rules.js";
 import { read } from "./server.js";
@@ -49,7 +49,7 @@ export class LimitsPage {
       session.role === "operator" ? h("form.filters", { onsubmit: (event) => this.submit(event) },
         h("div.field.grow", {}, h("label", { for: "f-tenant" }, "Tenant"), h("input", { id: "f-tenant", name: "tenant_id", value: query.get("tenant_id") ?? "", placeholder: "all", spellcheck: "false", autocomplete: "off" })),
         h("button.primary", { type: "submit" }, "Show")) : null,
-      h("p.sub", {}, "Every one of them is reserved against before a call, so none is passed. What is spent against limits is on the ", h("a", { href: "#/" }, "overview"), "."),
+      h("p.sub", {}, "Every one of them is reserved against before a call, so none is passed. What is spent against limits is on the ", h("a", { href: "#/" }, "overview"), "; what was changed, when and by whom, under ", h("a", { href: `#/orders${this.tenant && session.role === "operator" ? `?tenant_id=${this.tenant}` : ""}` }, "orders"), "."),
       this.problem, h("div.stack", {}, this.lists.map((list) => list.element)));
     this.ordered = () => AGAIN_MS.forEach((ms) => this.timers.push(setTimeout(() => this.load(), ms)));
     this.timers = [];
@@ -110,11 +110,8 @@ class List {
     if (!rows.length) return this.place.replaceChildren(h("p.empty", {}, typeof empty === "string" ? empty : empty()));
     const does = (kind, verb, row, i) => (may && kind ? h("button.link", { type: "button", "data-key": `${verb} ${this.name} ${i}`, "aria-label": `${verb}: ${title}, row ${i + 1}`, onclick: () => act(kind, row) }, verb) : null);
     const names = [...(all ? ["Tenant"] : []), ...heads, "Set by", ""];
-    // On a phone each row stands by itself, with its labels: the roles keep it a table for who hears it.
-    const cell = (label, value, name = "td") => h(name, { role: "cell", "data-label": label }, value);
-    this.place.replaceChildren(scrolled(title, h("table.stacked", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, names.map((name) => h("th", { scope: "col", role: "columnheader" }, name || h("span.unseen", {}, "Change"))))),
-      h("tbody", { role: "rowgroup" }, rows.map((row, i) => h("tr", { role: "row" }, all ? cell("Tenant", row.tenant_id ? h("a", { href: `#/limits?tenant_id=${row.tenant_id}`, title: row.tenant_id }, h("code", {}, short(row.tenant_id))) : "every one") : null,
-        cells(row).map((value, at) => cell(heads[at], value)), cell("Set by", [row.actor, h("span.muted", {}, ` ${row.reason}, ${ago(row.changed_at ?? row.updated_at)}`)], "td.wide"), h("td.end", { role: "cell" }, does(change, "Change", row, i), " ", does(remove, "Remove", row, i))))))),
+    this.place.replaceChildren(scrolled(title, stacked(names, rows.map((row, i) => line(all ? cell("td", "Tenant", row.tenant_id ? h("a", { href: `#/limits?tenant_id=${row.tenant_id}`, title: row.tenant_id }, h("code", {}, short(row.tenant_id))) : "every one") : null,
+        cells(row).map((value, at) => cell("td", heads[at], value)), cell("td.wide", "Set by", row.actor, h("span.muted", {}, ` ${row.reason}, ${ago(row.changed_at ?? row.updated_at)}`)), cell("td.end", null, does(change, "Change", row, i), " ", does(remove, "Remove", row, i)))))),
     more ? h("p.muted", {}, "The first 200; the CSV and the read API have them all, page by page.") : "");
     return null;
   }

@@ -2,7 +2,7 @@
 
 import { act } from "./actions.js";
 import { callsChart, costChart, timeChart, unusual } from "./charts.js";
-import { card, draw, h, meter, scrolled, sparkline } from "./dom.js";
+import { card, cell, draw, h, line, meter, scrolled, sparkline, stacked } from "./dom.js";
 import { findings, sum } from "./findings.js";
 import { ago, clock, count, duration, money, percent, plural, scopeWords, short, words } from "./format.js";
 import { requestsOf } from "./requests.js";
@@ -16,11 +16,6 @@ const RANGE_REFRESH_MS = 30_000;
 const id = (value, what) => (value ? h("code", { title: `${what} ${value}` }, short(value)) : null);
 const user = (row) => h("a", { href: requestsOf(row), title: `Requests of user ${row.user_id}` }, h("code", {}, short(row.user_id)));
 
-// On a phone each row stands by itself, with its labels: the roles keep it a table for who hears it.
-const head = (name) => h("th", { scope: "col", role: "columnheader" }, name || h("span.unseen", {}, "What can be done"));
-const cell = (name, label, ...shown) => h(name, { role: "cell", "data-label": label }, shown);
-const line = (...cells) => h("tr", { role: "row" }, cells);
-const stacked = (heads, rows) => h("table.stacked", { role: "table" }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, heads.map(head))), h("tbody", { role: "rowgroup" }, rows));
 
 export class Overview {
   constructor(session) {
@@ -39,7 +34,7 @@ export class Overview {
         h("button.range", { type: "button", "aria-pressed": String(name === this.range), onclick: (event) => this.choose(name, event.target) }, name))),
       h("div.trio", {}, card("Calls", "calls", this.calls.element), card("Cost", "cost", this.cost.element), card("Response time", "times", this.times.element)),
       h("div.pair", {}, card("Limits and quotas, the fullest first", "spend", caps), card("Why calls ended without an answer", "why", reasons)),
-      h("div.pair", {}, card("Stops in force", "stops", stops), operator ? card("Behind the log", "behind", log) : card("Uncertain attempts", "uncertain", uncertain)),
+      h("div.pair", {}, card("Stops in force", "stops", stops, h("div.foot", {}, h("a", { href: "#/orders" }, "What was ordered, and by whom"))), operator ? card("Behind the log", "behind", log) : card("Uncertain attempts", "uncertain", uncertain)),
       operator ? h("div.pair", {}, card("Dead letters", "letters", letters), card("Uncertain attempts", "uncertain", uncertain)) : null);
     this.timer = setInterval(() => this.range !== "1 h" && this.load(), RANGE_REFRESH_MS);
   }
@@ -110,7 +105,7 @@ function numbers(data, total) {
     number("Spent in the last hour", money(total.cost_cents), `${money(sum(data.minutes.slice(-5)).cost_cents / 5)} a minute now`, sparkline(each("cost_cents"), "Cost by minute")),
     number("Calls in the last hour", count(total.calls), `${count(Math.round(sum(data.minutes.slice(-5)).calls / 5))} a minute now, ${count(data.under_way)} under way`, sparkline(calls, "Calls by minute")),
     number("Blocked", count(total.blocked), `${percent(total.blocked, total.calls)} of calls; ${count(total.failed)} failed`, sparkline(each("blocked"), "Blocked by minute")),
-    number("Response time, p95", duration(data.p95_ms), `median ${duration(data.p50_ms)}; ${percent(total.cached, total.success)} from the cache`),
+    number("Response time, p95", duration(data.p95_ms), `median ${duration(data.p50_ms)}, of 15 min; ${percent(total.cached, total.success)} cached`),
   ];
 }
 

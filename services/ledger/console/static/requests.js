@@ -1,6 +1,6 @@
 // Search: which requests were there, and what became of them.
 
-import { h, scrolled } from "./dom.js";
+import { cell, h, line, scrolled } from "./dom.js";
 import { duration, moment, money, short, words, zone } from "./format.js";
 import { read } from "./server.js";
 
@@ -55,7 +55,7 @@ export class Requests {
     try {
       const found = await read("/v1/calls", { ...asked, before });
       if (!before) this.rows.replaceChildren();
-      this.rows.append(...found.calls.map(line));
+      this.rows.append(...found.calls.map(shown));
       this.next = found.next;
       this.more.hidden = !found.next;
       this.note.textContent = this.rows.children.length ? "" : "Nothing was found. Try fewer filters, or a longer time.";
@@ -70,10 +70,9 @@ export const requestsOf = (row) => `#/requests?${new URLSearchParams({ user_id: 
 
 export const ended = (call) => h(`span.tag.${{ success: "ok", blocked: "warn", failed: "bad" }[call.status] ?? "none"}`, {}, call.status === "success" ? (call.was_cached ? "cached" : "answered") : words(call.status));
 
-function line(call) {
-  const cell = (name, label, ...shown) => h(name, { role: "cell", "data-label": label }, ...shown);
+function shown(call) {
   const id = call.request_id.length > 26 ? `${call.request_id.slice(0, 24)}…` : call.request_id;
-  return h("tr", { role: "row" }, cell("td.nowrap", null, moment(call.created_at)),
+  return line(cell("td.nowrap", null, moment(call.created_at)),
     cell("td.nowrap", null, ended(call), " ", h("span.muted", {}, words(call.block_reason ?? call.failure_reason ?? ""))),
     cell("td.nowrap.wide", null, h("a", { href: `#/requests/${call.id}`, title: call.request_id }, id)),
     cell("td.nowrap.spare", "User", h("a", { href: requestsOf(call), title: `Requests of user ${call.user_id}` }, h("code", {}, short(call.user_id)))),
