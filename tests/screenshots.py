@@ -81,7 +81,7 @@ def run_calls(stack: Stack, seconds: float) -> None:
         scope = ("--tenant", str(TENANTS[n % 2]), "--user", str(user))
         stack.cli("limits", "set", *scope, "--hourly-cents", str(100 * dollars), "--monthly-cents", str(1000 * dollars))
     tenant = ("--tenant", str(TENANTS[0]))
-    stack.cli("limits", "set", *tenant, "--task-type", "investigation", "--calls", "2000", "--per", "hour")
+    stack.cli("limits", "set", *tenant, "--task-type", "investigation", "--calls", "60", "--per", "hour")
     stack.cli("limits", "set", *tenant, "--model", "openai:gpt-4o", "--cents", "2500", "--per", "day", "--shadow")
     stack.cli(
         "bounds", "set", *tenant, "--task-type", "investigation", "--max-cost-cents", "30", "--max-tool-calls", "10"

@@ -1,7 +1,7 @@
 // What was ordered: who stopped, bounded or released what, when and why.
 
 import { cell, h, line, scrolled, stacked } from "./dom.js";
-import { moment, scopeWords, short, words, zone } from "./format.js";
+import { moment, scopeWords, words, zone } from "./format.js";
 import { read } from "./server.js";
 
 const PAGE = 50;
@@ -53,10 +53,10 @@ export class Orders {
 
 function shown(row) {
   return line(cell("td.nowrap", null, moment(row.time)), cell("td.nowrap", null, kind(row.type)),
-    cell("td", "For", row.scope ? scopeWords(row.scope) : row.tenant_id ? `tenant ${short(row.tenant_id)}` : "–"),
+    cell("td", "For", scopeWords(row.scope ?? row, row.scope ? "everything" : "–")),
     cell("td", "What", what(row.order) || "–"), cell("td.wide", "By, and why", row.actor ?? "–", row.reason ? h("span.muted", {}, ` ${row.reason}`) : null));
 }
 
 /** The rest of an order, in its own words. */
-const what = (order) => Object.entries(order).filter(([, value]) => value !== null && value !== "").map(([name, value]) =>
+const what = (order) => Object.entries(order).filter(([name, value]) => value !== null && value !== "" && value !== "enforce" && !["tenant_id", "user_id"].includes(name)).map(([name, value]) =>
   `${words(name)} ${typeof value === "object" ? JSON.stringify(value) : /^\d{4}-\d\d-\d\dT/.test(value) ? moment(value) : value}`).join(", ");

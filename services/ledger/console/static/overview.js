@@ -105,7 +105,7 @@ function numbers(data, total) {
     number("Spent in the last hour", money(total.cost_cents), `${money(sum(data.minutes.slice(-5)).cost_cents / 5)} a minute now`, sparkline(each("cost_cents"), "Cost by minute")),
     number("Calls in the last hour", count(total.calls), `${count(Math.round(sum(data.minutes.slice(-5)).calls / 5))} a minute now, ${count(data.under_way)} under way`, sparkline(calls, "Calls by minute")),
     number("Blocked", count(total.blocked), `${percent(total.blocked, total.calls)} of calls; ${count(total.failed)} failed`, sparkline(each("blocked"), "Blocked by minute")),
-    number("Response time, p95", duration(data.p95_ms), `median ${duration(data.p50_ms)}, of 15 min; ${percent(total.cached, total.success)} cached`),
+    number("Response time, p95 (15 min)", duration(data.p95_ms), `median ${duration(data.p50_ms)}; ${percent(total.cached, total.success)} from the cache`),
   ];
 }
 
