@@ -113,5 +113,7 @@ def of_tenant(state: ControlState, tenant_id: UUID | None) -> ControlState:
         shutoffs={user: one for user, one in state.shutoffs.items() if user[0] == tenant_id},
         limits={owner: one for owner, one in state.limits.items() if owner[0] == tenant_id},
         quotas={tenant: quotas for tenant, quotas in state.quotas.items() if tenant == tenant_id},
+        bounds={of: one for of, one in state.bounds.items() if of[0] in (None, tenant_id)},
+        downgrades={tenant: rules for tenant, rules in state.downgrades.items() if tenant == tenant_id},
         prices={of: one for of, one in state.prices.items() if of[0] in (None, tenant_id)},
     )

@@ -69,9 +69,9 @@ def table(found: list[dict[str, Any]]) -> Table:
     shown = Table("scope", "limit", "value", "spent", "held", "free", "resets", "mode")
     for row in found:
         scope = " ".join(f"{name}={value}" for name, value in row["scope"].items()) or "the tenant"
-        limit = row["limit"] if row["per"] is None else f"{row['limit']} a {row['per']}"
+        per = "" if row["per"] is None else f" {'an' if row['per'] == 'hour' else 'a'} {row['per']}"
         counts = [str(row[name]) for name in ("value", "spent", "held", "free")]
-        shown.add_row(as_text(scope), limit, *counts, row["resets_at"] or "", row["mode"])
+        shown.add_row(as_text(scope), row["limit"] + per, *counts, row["resets_at"] or "", row["mode"])
     return shown
 
 

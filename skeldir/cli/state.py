@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from shared.control_state import ControlState
 from shared.events.envelope import at as time_of
 from shared.money import to_cents
 from skeldir.cli.books import ArchiveDir, archive_dir, as_owner, run
@@ -92,16 +93,51 @@ def _rows(found: Past) -> dict[str, list[Row]]:
             }
             for (tenant, user), one in control.limits.items()
         ],
-        "quotas": [
-            {"tenant_id": tenant, "scope": one.named, "unit": one.unit, "window": one.window, "limit": one.limit}
-            for tenant, quotas in control.quotas.items()
-            for one in quotas.by_id.values()
-        ],
+        **_rules(control),
         "prices": [
             {"tenant_id": tenant, "model": f"{provider}:{model}", "source": one.source, "rates": one.rates}
             for (tenant, provider, model), one in control.prices.items()
         ],
         **_breakers(found),
+    }
+
+
+def _rules(control: ControlState) -> dict[str, list[Row]]:
+    return {
+        "quotas": [
+            {
+                "tenant_id": tenant,
+                "scope": one.named,
+                "unit": "cents" if one.unit == "money" else one.unit,
+                "window": one.window,
+                "limit": _cents(one.limit) if one.unit == "money" else one.limit,
+                "mode": _mode(one.shadow),
+            }
+            for tenant, quotas in control.quotas.items()
+            for one in quotas.by_id.values()
+        ],
+        "bounds": [
+            {
+                "tenant_id": tenant,
+                "task_type": task_type.value,
+                "timeout_ms": one.timeout_ms,
+                "max_cost_cents": _cents(one.max_cost),
+                "max_tool_calls": one.max_tool_calls,
+            }
+            for (tenant, task_type), one in control.bounds.items()
+        ],
+        "downgrades": [
+            {
+                "tenant_id": tenant,
+                "scope": one.scope.model_dump(mode="json", exclude_none=True, exclude={"tenant_id"}),
+                "model": one.model,
+                "to": one.to,
+                "from": f"{one.percent} % of the {one.window}",
+                "mode": _mode(one.shadow),
+            }
+            for tenant, rules in control.downgrades.items()
+            for one in rules
+        ],
     }
 
 
@@ -133,6 +169,10 @@ def _breakers(found: Past) -> dict[str, list[Row]]:
 
 def _time(ms: int | None) -> str | None:
     return None if ms is None else time_of(ms).isoformat()
+
+
+def _mode(shadow: bool) -> str:
+    return "shadow" if shadow else "enforce"
 
 
 def _cents(amount: int | None) -> str | None:

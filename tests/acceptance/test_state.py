@@ -31,6 +31,11 @@ def test_limits_breakers_and_switches_of_a_moment(stack: Stack) -> None:
 
         order(type="limits.set", scope=scope, monthly_cents=7)
         order(type="kill_switch.engaged", scope={**scope, "task_type": "explanation"})
+        of_tenant, investigations = {"tenant_id": tenant}, {"tenant_id": tenant, "task_type": "investigation"}
+        order(type="quota.set", scope=of_tenant, window="day", cents=2.5, mode="shadow")
+        order(type="quota.set", scope=investigations, max_in_flight=3)
+        order(type="bounds.set", scope=investigations, max_cost_cents=30)
+        order(type="downgrade.set", scope=of_tenant, model="openai:gpt-4o", to="stub:model", window="month", percent=80)
         for _ in range(3):
             stack.run(key=key, prompt={"raise_error": "boom"})
         last = stack.run(key=key)
@@ -53,6 +58,14 @@ def test_limits_breakers_and_switches_of_a_moment(stack: Stack) -> None:
     assert [one["scope"] for one in said["kill_switches"]] == [{**scope, "task_type": "explanation"}]
     assert [(one["user_id"], one["reason"], one["actor"]) for one in said["shutoffs"]] == [(user, "drill", "ann")]
     assert [(one["user_id"], one["state"], one["failures"]) for one in said["breakers"]] == [(user, "open", 3)]
+    assert [(one["scope"], one["unit"], one["window"], one["limit"], one["mode"]) for one in said["quotas"]] == [
+        ({}, "cents", "day", "2.5", "shadow"),
+        ({"task_type": "investigation"}, "in_flight", None, 3, "enforce"),
+    ]
+    assert [(one["task_type"], one["max_cost_cents"]) for one in said["bounds"]] == [("investigation", "30")]
+    assert [(one["model"], one["to"], one["from"]) for one in said["downgrades"]] == [
+        ("openai:gpt-4o", "stub:model", "80 % of the month")
+    ]
     assert "--at" in stack.refused("state", "--at", "yesterday")
     now = json.loads(stack.cli("state", "--tenant", tenant, "--json").stdout)
     assert ([one["monthly_cents"] for one in now["limits"]], now["kill_switches"]) == (["8"], [])
