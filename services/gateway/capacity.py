@@ -10,6 +10,8 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from services.gateway.metrics import LOG_MEMORY
+
 LOOK_S = 0.25
 # What is left above it is for the work that was accepted already, and for orders.
 DOOR_SHARE = 0.85
@@ -28,7 +30,9 @@ class Capacity:
         """Until cancelled. While the server cannot be asked, the last answer holds: nothing can be accepted anyhow."""
         while True:
             try:
-                full = any(map(is_full, await self._redis.on_every_server("INFO", "memory")))
+                used = max(map(share_of, await self._redis.on_every_server("INFO", "memory")))
+                LOG_MEMORY.set(used)
+                full = used > DOOR_SHARE
                 self.problem = "the log server's memory is nearly full: the services are behind" if full else None
             except RedisError as error:
                 log.debug("memory not known", error=str(error))
@@ -36,6 +40,11 @@ class Capacity:
 
 
 def is_full(memory: Mapping[str, Any]) -> bool:
-    """Whether the server (INFO memory) has used its share. Without a `maxmemory` its bound is the machine."""
+    """Whether the server (INFO memory) has used its share."""
+    return share_of(memory) > DOOR_SHARE
+
+
+def share_of(memory: Mapping[str, Any]) -> float:
+    """How much of its bound the server (INFO memory) uses; 0: not known. Without a `maxmemory` it is the machine."""
     bound = int(memory.get("maxmemory", 0)) or int(memory.get("total_system_memory", 0))
-    return bound > 0 and int(memory.get("used_memory", 0)) > bound * DOOR_SHARE
+    return int(memory.get("used_memory", 0)) / bound if bound else 0.0

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from services.gateway.metrics import REFUSALS
 from shared.problems import MEDIA_TYPE, document
 
 _SERVED = ("/v1/chat/", "/v1/models", "/v1/embeddings", "/v1/responses")
@@ -43,6 +44,8 @@ def nothing_at(path: str) -> str:
 
 def respond(request: Request, problem: Problem) -> JSONResponse:
     """The response for a problem, in the shape that the path's clients read."""
+    if problem.retry:  # the others tell how a task ended, which policy and executors count
+        REFUSALS.labels(str(problem.status), problem.code).inc()
     headers = dict(problem.headers)
     if problem.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(problem.retry_after_s)))

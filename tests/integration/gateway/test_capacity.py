@@ -12,6 +12,7 @@ import pytest
 from redis.exceptions import OutOfMemoryError
 
 from services.gateway.capacity import is_full
+from services.gateway.metrics import LOG_MEMORY, REFUSALS
 from shared.partitions import CONTROL, DEAD_LETTERS, INBOX
 from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
@@ -61,9 +62,12 @@ async def test_the_door_closes_before_the_server_refuses_and_opens_again(bench: 
             return (await gateway.client.get("/readyz")).status_code == 503
 
         await eventually(not_ready, "it says that memory is short")
+        before = REFUSALS.labels("503", "log_full")._value.get()
         refused = await gateway.post("/v1/tasks", TASK, producer)
         assert (refused.status_code, refused.json()["code"]) == (503, "log_full")
         assert int(refused.headers["retry-after"]) >= 1
+        assert REFUSALS.labels("503", "log_full")._value.get() == before + 1
+        assert 0.85 < LOG_MEMORY._value.get() < 1
         assert await bench.admin.set("not", "full yet"), "the door was closed before the server was"
         assert (await gateway.post("/v1/control", ORDER, operator)).status_code == 202
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 from decimal import Decimal
@@ -19,6 +20,7 @@ from skeldir.embedded.postgres import BIN
 from tests.integration.ledger.conftest import FULL, Bench
 
 SQL = Path(__file__).parents[3] / "docs" / "dashboards" / "sql"
+GRAFANA = Path(__file__).parents[3] / "deploy" / "grafana" / "skeldir.json"
 # Word for word from the acceptance list; the last three are ours.
 HEADERS = {
     "01_monthly_spend.csv": "tenant_id,user_id,month,total_cost_cents,total_calls",
@@ -87,6 +89,14 @@ async def test_psql_runs_the_file_and_prints_the_export(
     assert by_variables == exported
     assert by_settings == exported  # whatever time zone the session has
     assert run([*base, postgres.url("app_user")], {}).splitlines() == exported.splitlines()[:1]
+
+
+async def test_the_panels_of_grafana_read_what_there_is(filled: Bench, as_user: Any) -> None:
+    panels = json.loads(GRAFANA.read_text())["panels"]
+    asked = [target["rawSql"] for panel in panels for target in panel["targets"] if "rawSql" in target]
+    assert len(asked) == 5
+    async with sessions.reading(as_user, None, filled.tenant, filled.users):
+        assert any([await as_user.fetch(one) for one in asked])
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
