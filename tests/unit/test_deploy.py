@@ -21,6 +21,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from shared.service import CLOSING_S, LINGER_S
 from shared.settings import Settings
 from skeldir import __version__
 from skeldir.cli.secrets import secrets
@@ -184,6 +185,11 @@ def test_compose_runs_the_services_locked_up() -> None:
     for name, one in services.items():
         assert re.fullmatch(r"[\w./-]+:v?\d[\w.-]*", one["image"]), f"{name}: {one['image']} is no version"
         assert "no-new-privileges:true" in one["security_opt"]
+        assert one["logging"]["options"].keys() == {"max-size", "max-file"}, f"{name}: its log would fill the disk"
+        assert name in ("migrate", "archive", "operator") or "healthcheck" in one, (
+            f"{name}: nobody sees whether it works"
+        )
+        assert "mem_limit" in one or one["image"] != f"skeldir:{__version__}"
         assert name == "postgres" or (one["cap_drop"] == ["ALL"] and "cap_add" not in one)
         assert name in ("postgres", "grafana") or one["read_only"]
         for port in one.get("ports", []):
@@ -222,10 +228,57 @@ def test_compose_mounts_what_is_there_or_what_secrets_makes(tmp_path: Path) -> N
                 assert (given[folder] / file).exists(), f"{name}: {value}"
 
 
+def test_what_is_waited_for_says_when_it_is_well() -> None:
+    services = compose()["services"]
+    for name, one in services.items():
+        for other, wanted in (one.get("depends_on") or {}).items():
+            healthy = wanted["condition"] == "service_healthy"
+            assert healthy == ("healthcheck" in services[other]), f"{name} would wait for {other} for ever"
+
+
 def test_prometheus_asks_the_services_that_compose_has() -> None:
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
     (targets,) = [one["targets"] for job in config["scrape_configs"] for one in job["static_configs"]]
     assert sorted(targets) == sorted(f"{name}:{port}" for name, port in PORTS.items())
+
+
+def test_prometheus_finds_the_pods_that_kubernetes_has(tmp_path: Path) -> None:
+    config = yaml.safe_load((DEPLOY / "prometheus" / "kubernetes.yaml").read_text())
+    (job,) = config["scrape_configs"]
+    assert job["job_name"] == "skeldir", "the rules know the services by it"
+    (found,) = job.pop("kubernetes_sd_configs")
+    assert found["namespaces"]["names"] == [
+        yaml.safe_load((DEPLOY / "k8s" / "kustomization.yaml").read_text())["namespace"]
+    ]
+    label, _, value = found["selectors"][0]["label"].partition("=")
+    kept = job["relabel_configs"][0]
+    assert (kept["source_labels"], kept["action"]) == (["__meta_kubernetes_pod_container_port_name"], "keep")
+    asked = {
+        name
+        for name, pod in pods().items()
+        if pod["metadata"]["labels"][label] == value
+        and kept["regex"] in [port["name"] for port in pod["spec"]["containers"][0].get("ports", [])]
+    }
+    assert asked == PORTS.keys()
+    if shutil.which("promtool") is None:
+        pytest.skip("no promtool: it is in Debian's package `prometheus`")
+    # Debian's is built without the discovery of Kubernetes: the rest it reads.
+    job["static_configs"] = [{"targets": ["here:80"]}]
+    (tmp_path / "alerts.yaml").write_text((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+    (tmp_path / "prometheus.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        ["promtool", "check", "config", "prometheus.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_adapter_has_what_executors_are_scaled_by() -> None:
+    (rule,) = yaml.safe_load((DEPLOY / "prometheus" / "adapter.yaml").read_text())["externalRules"]
+    (scaled,) = [one for one in manifests() if named(one) == "HorizontalPodAutoscaler/executor"]
+    (metric,) = scaled["spec"]["metrics"]
+    assert rule["seriesQuery"] == metric["external"]["metric"]["name"]
+    assert rule["metricsQuery"].startswith("max("), "several series would be added up"
+    assert rule["resources"] == {"namespaced": False}
 
 
 def test_grafana_finds_its_dashboard_and_its_sources() -> None:
@@ -322,11 +375,47 @@ def test_pods_are_locked_up_and_run_what_there_is() -> None:
         assert not container["securityContext"]["allowPrivilegeEscalation"]
         assert pod["spec"]["securityContext"]["runAsNonRoot"] and not pod["spec"]["automountServiceAccountToken"]
         assert pod["spec"]["volumes"][0]["secret"]["secretName"] == name
+        assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], (
+            "the image's home, on a read-only system"
+        )
+        assert container["resources"]["requests"].keys() == {"cpu", "memory"}
+        assert "memory" in container["resources"]["limits"]
         if name in JOBS:
             continue
         assert container["ports"] == [{"name": "http", "containerPort": PORTS[name]}]
         assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
         assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+
+
+def test_a_pod_that_goes_has_the_time_it_needs() -> None:
+    """Its door stays open until nobody routes to it; then what it has ends, and it is not killed before."""
+    needed_s = LINGER_S + Settings.model_fields["drain_seconds"].default + CLOSING_S
+    for name in PORTS:
+        spec = pods()[name]["spec"]
+        waits_s = spec["containers"][0].get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        assert (waits_s >= 5) == (name in ("gateway", "ledger")), f"{name}: these have clients"
+        assert spec["terminationGracePeriodSeconds"] >= waits_s + needed_s + 5
+        assert float(compose()["services"][name]["stop_grace_period"].removesuffix("s")) >= needed_s + 5
+
+
+def test_pods_are_apart_and_nodes_can_be_emptied() -> None:
+    for name in PORTS:
+        spread = pods()[name]["spec"]["topologySpreadConstraints"]
+        assert [one["topologyKey"] for one in spread] == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        assert all(one["labelSelector"]["matchLabels"] == {"app.kubernetes.io/name": name} for one in spread)
+    for one in manifests():
+        if one["kind"] == "PodDisruptionBudget":
+            # While a server is away no pod is ready: with the default, no node could be emptied meanwhile.
+            assert one["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+
+
+def test_an_apply_leaves_the_autoscaler_its_number() -> None:
+    scaled = {one["spec"]["scaleTargetRef"]["name"] for one in manifests() if one["kind"] == "HorizontalPodAutoscaler"}
+    for one in manifests():
+        if one["kind"] == "Deployment":
+            assert ("replicas" in one["spec"]) == (one["metadata"]["name"] not in scaled), named(one)
+        if one["kind"] == "HorizontalPodAutoscaler":
+            assert one["spec"]["minReplicas"] >= 2
 
 
 def test_what_selects_pods_finds_some() -> None:

@@ -35,6 +35,7 @@ def test_it_names_what_there_is() -> None:
     text = UNIT.read_text()
     assert set(re.findall(r"skeldir@(\w+)", text)) == {service.value for service in Service}
     assert "ExecStart=/opt/skeldir/bin/skeldir serve %i" in text
+    assert "Restart=always" in text and "StartLimitIntervalSec=0" in text, "systemd would give up after five starts"
 
 
 def test_who_archives_is_locked_up_as_a_service_is() -> None:
