@@ -7,6 +7,8 @@ import sys
 
 import structlog
 
+from shared.events.envelope import Envelope
+
 
 def configure_logs(level: str) -> None:
     """Structured logs, one JSON object a line, on standard error."""
@@ -24,3 +26,10 @@ def configure_logs(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def about(event: Envelope) -> dict[str, str]:
+    """Which task a line is about: by the names that the books, the caller and a trace have for it."""
+    trace = (event.traceparent or "").split("-")[1:2]
+    named = {"task_id": event.subject, "correlation_id": event.correlationid, "trace_id": "".join(trace)}
+    return {name: value for name, value in named.items() if value}

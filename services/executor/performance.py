@@ -54,7 +54,7 @@ class Performer:
         except RedisError:
             raise
         except Exception as error:  # a poison decision stops nobody, and its task still ends
-            log.error("could not perform", task=delivery.event.subject, exc_info=error)
+            log.error("could not perform", exc_info=error)
             record = await self._journal.look(delivery)
             mine = record.state == "attempting" and record.owner == self._executor
             asked = delivery.calling(record.model) if mine else delivery
@@ -140,7 +140,7 @@ class Performer:
         if verdict.said == "done":
             ENDS.labels(event.type).inc()
         elif owner == self._executor:
-            log.warning("too late: another executor ended it", task=event.subject, said=verdict.said, who=verdict.who)
+            log.warning("too late: another executor ended it", said=verdict.said, who=verdict.who)
             await self._tell_cost(delivery, attempt_no, end)
 
     async def _tell_cost(self, delivery: Delivery, attempt_no: int, end: Payload) -> None:

@@ -20,6 +20,7 @@ from services.executor.performance import Performer
 from services.executor.room import Place, Room
 from shared.events.decisions import TaskAllowed
 from shared.events.registry import EVENTS, UndecodableEvent
+from shared.logs import about
 from shared.partitions import Partition
 from shared.settings import Settings
 from shared.streams.consumer_group import ConsumerGroup
@@ -101,10 +102,11 @@ class PartitionWorker:
                 if not place.is_held:
                     self._queued[entry_id] = task
                 IN_FLIGHT.inc()
-                task.add_done_callback(partial(self._ended, entry_id, place))
+                task.add_done_callback(partial(self._ended, delivery, place))
         await self._set_aside(entries)
 
     async def _perform(self, delivery: Delivery, place: Place) -> None:
+        structlog.contextvars.bind_contextvars(**about(delivery.event))  # of this asyncio task, and so of all its lines
         if not place.is_held:
             await place.take()
             del self._queued[delivery.entry_id]
@@ -136,14 +138,14 @@ class PartitionWorker:
         if done:  # with what others write meanwhile
             await self._performer.pipeline.command("XACK", self.stream, GROUP, *done)
 
-    def _ended(self, entry_id: str, place: Place, task: asyncio.Task[None]) -> None:
-        del self._held[entry_id]
-        self._queued.pop(entry_id, None)
+    def _ended(self, delivery: Delivery, place: Place, task: asyncio.Task[None]) -> None:
+        del self._held[delivery.entry_id]
+        self._queued.pop(delivery.entry_id, None)
         IN_FLIGHT.dec()
         place.leave()
         if not task.cancelled() and (error := task.exception()):
             # Not acknowledged: it is claimed and looked at again.
-            log.error("could not end a delivery", entry=entry_id, exc_info=error)
+            log.error("could not end a delivery", entry=delivery.entry_id, **about(delivery.event), exc_info=error)
 
     async def look_after(self) -> None:
         """Keep what is held young, take over what others left behind, and remove who has long been gone."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 
 import asyncpg
+import structlog
 from redis.exceptions import RedisError
 from starlette.requests import ClientDisconnect, Request
 
@@ -30,6 +31,7 @@ from shared.control_state import Key
 from shared.events.envelope import Envelope
 from shared.events.results import TaskResult
 from shared.events.tasks import Operation
+from shared.logs import about
 from shared.settings import Settings
 
 # So long a request waits while the number of partitions is being changed, before it is told to come again.
@@ -134,6 +136,7 @@ class Door:
         traceparent: str | None,
     ) -> Submitted:
         event = self._event(request, key, task, origin, operation, traceparent)
+        structlog.contextvars.bind_contextvars(**about(event))  # each request has a context of its own
         task_id = UUID(event.subject)
         try:
             remaining: dict[str, str] = {}
@@ -174,6 +177,7 @@ class Door:
             async with AsyncExitStack() as stack:
                 traceparent = stack.enter_context(_span(request, task))
                 event = self._event(request, key, task, origin, operation, traceparent, stream=True)
+                structlog.contextvars.bind_contextvars(**about(event))
                 task_id = UUID(event.subject)
                 future = await stack.enter_async_context(self.results.expect(task_id))
                 try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from uuid import uuid5
 
+import structlog
 from opentelemetry.trace import SpanKind
 
 from services.gateway.acceptance import Acceptor
@@ -16,6 +17,7 @@ from shared import tracing
 from shared.clock import Clock
 from shared.events.control import InvalidControl, parse_control
 from shared.events.envelope import NAMESPACE, Envelope
+from shared.logs import about
 from shared.partitions import INBOX
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
@@ -49,6 +51,7 @@ class Inbox:
             event, request = self._submission(entry_id, fields, traceparent)
         except Invalid as error:
             raise Unacceptable(str(error)) from error
+        structlog.contextvars.bind_contextvars(**about(event))  # entries are taken each in its own asyncio task
         most = MAX_BACKLOG_WITHOUT_MEMORY if self._capacity.problem else None
         accepted = await self._acceptor.accept(
             event, named=request.request_id is not None, max_backlog=most, reply_to=request.reply_to

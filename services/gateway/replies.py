@@ -60,7 +60,7 @@ class ReplyWriter:
         except ResponseError as error:
             if passes(error):
                 raise
-            log.warning("reply refused", stream=stream, task=str(result.task_id), problem=str(error))
+            log.warning("reply refused", stream=stream, task_id=str(result.task_id), problem=str(error))
             fields = {b"type": event_type.encode(), b"data": data}
             await self._pipeline.command(*dead_letter(stream, str(result.task_id), fields, f"no reply: {error}"))
             REPLIES.labels("refused").inc()
@@ -129,7 +129,7 @@ class Replies:
         try:
             result = TaskResult.model_validate_json(stored)
         except ValueError as error:  # of another release, perhaps; it must not keep the others from being answered
-            log.error("result cannot be read", task=str(task_id), error=type(error).__name__)
+            log.error("result cannot be read", task_id=str(task_id), error=type(error).__name__)
             return
         await self._writer.write(stream.decode(), result)
 

@@ -25,6 +25,7 @@ from shared.events.envelope import Envelope, derived_id, follow, new
 from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed, TaskSucceeded, Usage
 from shared.events.results import result_of
 from shared.events.tasks import Task, TaskRef, TaskSubmitted
+from shared.logs import about
 
 SOURCE = "/skeldir/policy"
 MAX_ASIDE = 10_000
@@ -206,7 +207,9 @@ class Turn:
         self._apply(one.event, owner, book, block_task(book, task, owner, reason, problem, self._now))
 
     def _poison(self, one: Input, error: Exception) -> None:
-        log.error("entry set aside", event_id=str(one.event.id), type=one.event.type, exc_info=error)
+        log.error(
+            "entry set aside", event_id=str(one.event.id), type=one.event.type, **about(one.event), exc_info=error
+        )
         self.changes.dead.append((one, f"policy failed on it: {type(error).__name__}: {error}"))
 
     def _apply(self, cause: Envelope, owner: Owner, before: Book, decided: Decided) -> None:

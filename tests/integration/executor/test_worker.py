@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import orjson
 import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 
 from services.executor import reading
 from services.executor.journal import GROUP
@@ -110,10 +112,13 @@ async def test_a_decision_on_which_the_executor_itself_fails_still_ends(
         raise ArithmeticError("nobody foresaw this")
 
     monkeypatch.setattr(Performer, "_perform", breaks)
-    await bench.allow()
-    async with bench.executor():
-        end = await bench.end(TaskFailed)
-        await until(bench.nothing_is_left)
+    event = await bench.allow()
+    with capture_logs([merge_contextvars]) as lines:
+        async with bench.executor():
+            end = await bench.end(TaskFailed)
+            await until(bench.nothing_is_left)
+    (line,) = [line for line in lines if line["event"] == "could not perform"]
+    assert (line["task_id"], line["correlation_id"]) == (event.subject, event.correlationid), "whose it was"
     assert (end.reason, end.spend, end.provider_attempted) == ("executor_error:ArithmeticError", "none", False)
 
 

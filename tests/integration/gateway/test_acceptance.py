@@ -9,6 +9,11 @@ import signal
 from collections import Counter
 from uuid import uuid4
 
+import pytest
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
+
+from services.gateway.acceptance import Acceptor
 from shared.events.tasks import TaskType, task_id_of
 from tests.integration.gateway.conftest import Bench, Gateway, eventually
 
@@ -50,6 +55,22 @@ async def test_all_that_policy_and_executor_need_is_on_the_record(bench: Bench, 
     }
     assert event.correlationid == "c-1" and event.traceparent is not None
     assert reply.headers["location"] == f"/v1/tasks/{event.subject}"
+
+
+async def test_what_goes_wrong_is_logged_with_the_task_that_it_went_wrong_for(
+    gateway: Gateway, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def breaks(*_: object, **__: object) -> None:
+        raise ArithmeticError("nobody foresaw this")
+
+    monkeypatch.setattr(Acceptor, "accept", breaks)
+    with capture_logs([merge_contextvars]) as lines:
+        reply = await gateway.post("/v1/tasks", {**TASK, "correlation_id": "c-1"}, key)
+        unnamed = await gateway.post("/v1/tasks", {**TASK, "request_id": "another"}, key)
+    assert (reply.status_code, unnamed.status_code) == (500, 500)
+    first, second = [line for line in lines if line["event"] == "request failed"]
+    assert first["correlation_id"] == "c-1" and first["task_id"] != second["task_id"]
+    assert second.get("correlation_id") != "c-1", "a request's names are not the next one's"
 
 
 async def test_another_body_or_another_user_is_a_conflict(bench: Bench, gateway: Gateway) -> None:
