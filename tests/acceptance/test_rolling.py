@@ -23,6 +23,8 @@ from tests.stack import Stack, eventually
 PARTITIONS = 4
 START_S = 90.0
 LOOK_S = 0.1
+# A checkout of an older release: then the processes that are replaced are of it (`git worktree add /tmp/older v1`).
+OLDER = os.environ.get("SKELDIR_TEST_OLDER_RELEASE")
 
 
 class Balancer:
@@ -87,7 +89,7 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 class Process:
     """`skeldir serve`, as an init system or Kubernetes runs it."""
 
-    def __init__(self, stack: Stack, service: str) -> None:
+    def __init__(self, stack: Stack, service: str, release: str | None = None) -> None:
         self.port = free_port()
         environment = stack.environment | {
             "SKELDIR_REDIS_URL": stack.ready["redis_url"],
@@ -96,9 +98,8 @@ class Process:
         }
         self._log = stack.directory / f"{service}-{self.port}.log"
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "skeldir", "serve", service], env=environment, stdout=log, stderr=log
-            )
+            command = [sys.executable, "-m", "skeldir", "serve", service]  # of the folder, before what is installed
+            self._process = subprocess.Popen(command, cwd=release, env=environment, stdout=log, stderr=log)
 
     def until_ready(self) -> Process:
         """Itself, ready."""
@@ -134,8 +135,8 @@ def test_every_service_is_replaced_and_no_client_sees_an_error(new_stack: Callab
     stack = new_stack(**{f"SKELDIR_{name.upper()}_PORT": str(port) for name, port in ports.items()})
     processes: list[Process] = []
 
-    def start(service: str) -> Process:
-        processes.append(Process(stack, service))
+    def start(service: str, release: str | None = None) -> Process:
+        processes.append(Process(stack, service, release))
         return processes[-1]
 
     def restart_of_up(service: str) -> None:
@@ -144,7 +145,7 @@ def test_every_service_is_replaced_and_no_client_sees_an_error(new_stack: Callab
         eventually(lambda: stack.ready["pids"][service] not in (0, before), f"`up` started {service} again")
 
     try:
-        first, second, policy, executor = [start(name) for name in ("gateway", "gateway", "policy", "executor")]
+        first, second, policy, executor = [start(name, OLDER) for name in ("gateway", "gateway", "policy", "executor")]
         for one in processes:
             one.until_ready()
         with Balancer([first.port, second.port]) as balancer:
