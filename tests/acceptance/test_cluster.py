@@ -16,16 +16,7 @@ from shared.streams.connection import connect
 from shared.streams.pipeline import ScriptPipeline
 from shared.streams.replicated import NotReplicated
 from skeldir.server_roles import LOG_ROLES
-from tests.acceptance.test_chain import (  # noqa: F401  (the same cases, on the stack of this file)
-    key,
-    tenant,
-    test_a_hundred_duplicates_at_once_make_one_call,
-    test_each_task_type_ends_as_one_row,
-    test_events_of_a_task_stream_as_they_happen,
-    test_materialisations_appear_once_and_only_for_a_success,
-    test_ten_identical_at_once_make_one_call,
-    test_the_same_request_id_with_another_body_or_user_is_a_conflict,
-)
+from tests.acceptance.cases import *  # noqa: F403  (the same cases, on the stack of this file)
 from tests.load import Load, tenants
 from tests.stack import Stack, eventually
 from tests.valkeys import ValkeyCluster

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.acceptance.cases import *  # noqa: F403  (the same cases, on the stack of this file)
 from tests.own_servers import embedded
 from tests.stack import Stack
 
@@ -18,6 +19,13 @@ def urls(new_folder: Callable[[], Path]) -> Iterator[Urls]:
     """The environment of one who runs the servers; its roles are those of `deploy/`."""
     with embedded(new_folder()) as servers:
         yield servers.environment
+
+
+@pytest.fixture(scope="module")
+def stack(urls: Urls, new_folder: Callable[[], Path]) -> Iterator[Stack]:
+    """`skeldir up` on them."""
+    with Stack(new_folder(), urls) as running:
+        yield running
 
 
 def test_a_task_ends_in_the_books_and_the_servers_stay(new_stack: Callable[..., Stack], urls: Urls) -> None:
