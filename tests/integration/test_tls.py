@@ -1,13 +1,15 @@
 """TLS to Redis and PostgreSQL, by what stands in their URLs alone: a server that cannot show its name is not spoken to.
 
-The servers of the wheels are built without TLS, so a front ends it here, as a cloud's load balancer does.
+The servers of the wheels are built without TLS, so a front ends it here, as a cloud's load balancer does. A PostgreSQL
+of the machine's own (`POSTGRES_BIN`) ends it itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +21,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from psycopg.sql import SQL, Identifier, Literal
 from redis.exceptions import RedisError
 
 from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
+from skeldir.embedded.process import make_reachable, unprivileged_user
+from tests.own_servers import Programs, installed
+from tests.stack import eventually
 
 # PostgreSQL's SSLRequest, and its yes.
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
@@ -117,20 +123,59 @@ async def test_verify_full_checks_the_servers_name(
     plain = postgres.url("skeldir_ledger")
     real = int(plain.rsplit(":", 1)[1].split("/")[0])
     async with front(real, certificate, asks_first=True) as port:
-        for name, root, good in (
-            ("localhost", certificate, True),
-            ("127.0.0.1", certificate, False),
-            ("localhost", stranger, False),
-        ):
-            url = plain.replace(f"127.0.0.1:{real}", f"{name}:{port}")
-            url += f"{'&' if '?' in url else '?'}sslmode=verify-full&sslrootcert={root}"
-            if good:
-                connection = await asyncpg.connect(url, timeout=5)
-                assert await connection.fetchval("SELECT current_user") == "skeldir_ledger"
-                await connection.close()
+        await only_by_name(plain, port, certificate, stranger)
+
+
+@pytest.fixture
+def own_server(certificate: Path, new_folder: Callable[[], Path]) -> Iterator[str]:
+    """The ledger's URL of a PostgreSQL that is built with TLS, and has it on."""
+    if "POSTGRES_BIN" not in os.environ:
+        pytest.skip("POSTGRES_BIN names no PostgreSQL that is built with TLS")
+    certificate.chmod(0o600)
+    if unprivileged_user() >= 0:
+        os.chown(certificate, unprivileged_user(), -1)
+        make_reachable(certificate)
+    with installed(Programs(None, Path(os.environ["POSTGRES_BIN"])), new_folder()) as servers:
+        with psycopg.connect(servers.books("postgres"), autocommit=True) as superuser:
+            for name, value in (("ssl_cert_file", str(certificate)), ("ssl_key_file", str(certificate)), ("ssl", "on")):
+                superuser.execute(SQL("ALTER SYSTEM SET {} = {}").format(Identifier(name), Literal(value)))
+            superuser.execute("SELECT pg_reload_conf()")
+        plain = servers.books("skeldir_ledger")
+        eventually(lambda: speaks_tls(plain), "it has read its settings")
+        yield plain
+
+
+def speaks_tls(url: str) -> bool:
+    with suppress(psycopg.OperationalError):
+        look(f"{url}{'&' if '?' in url else '?'}sslmode=require")
+        return True
+    return False
+
+
+async def test_a_server_that_ends_it_itself_is_checked_as_well(
+    own_server: str, certificate: Path, new_folder: Callable[[], Path]
+) -> None:
+    port = int(own_server.rsplit(":", 1)[1].split("/")[0])
+    await only_by_name(own_server, port, certificate, certify(new_folder()))
+
+
+async def only_by_name(plain: str, port: int, certificate: Path, stranger: Path) -> None:
+    """Both drivers connect to `localhost`, and to no other name or issuer."""
+    there = plain.rsplit("@", 1)[1].split("/")[0]
+    for name, root, good in (
+        ("localhost", certificate, True),
+        ("127.0.0.1", certificate, False),
+        ("localhost", stranger, False),
+    ):
+        url = plain.replace(there, f"{name}:{port}")
+        url += f"{'&' if '?' in url else '?'}sslmode=verify-full&sslrootcert={root}"
+        if good:
+            connection = await asyncpg.connect(url, timeout=5)
+            assert await connection.fetchval("SELECT current_user") == "skeldir_ledger"
+            await connection.close()
+            await asyncio.to_thread(look, url)
+        else:
+            with pytest.raises((ssl.SSLError, OSError)):
+                await asyncpg.connect(url, timeout=5)
+            with pytest.raises(psycopg.OperationalError, match="certificate"):
                 await asyncio.to_thread(look, url)
-            else:
-                with pytest.raises((ssl.SSLError, OSError)):
-                    await asyncpg.connect(url, timeout=5)
-                with pytest.raises(psycopg.OperationalError, match="certificate"):
-                    await asyncio.to_thread(look, url)
