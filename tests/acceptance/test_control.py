@@ -304,7 +304,8 @@ def test_the_in_flight_bound_holds_in_a_burst(stack: Stack) -> None:
 def test_a_quota_holds_in_a_burst_and_says_what_is_left(user: User) -> None:
     user.stack.cli("limits", "set", *user.options, "--task-type", "route", "--calls", "20", "--per", "month")
     assert said(user.at_once(60)) == {"success": 20, "quota_exceeded": 40}
-    (quota,) = json.loads(user.stack.cli("limits", "show", *user.options, "--json").stdout)["quotas"]
+    shown = json.loads(user.stack.cli("limits", "show", *user.options, "--json").stdout)["quotas"]
+    (quota,) = (one for one in shown if one["scope"] == {"user_id": user.id, "task_type": "route"})
     assert (quota["value"], quota["spent"], quota["held"], quota["free"]) == (20, 20, 0, 0)
     assert user.stack.run("explanation", key=user.key)["status"] == "success"
     body = {"model": "stub:model", "messages": [{"role": "user", "content": "hi"}]}
