@@ -22,6 +22,10 @@ from shared import tracing
 from shared.garbage import collect_less
 from shared.settings import Settings
 
+# So long a connection may rest. Longer than clients and proxies keep theirs (the OpenAI client 5 s, load balancers a
+# minute): who closes it first is to be the one who sends, or a request meets a connection that is just being closed.
+KEEP_ALIVE_S = 75
+
 Readiness = Callable[[], Mapping[str, str | None]]
 Leave = Callable[[], None]
 Worker = Callable[[], Coroutine[Any, Any, None]]
@@ -81,6 +85,14 @@ class Leaving:
             await self._app(scope, receive, last)
 
 
+def configured(app: ASGIApp, host: str, port: int, settings: Settings) -> uvicorn.Config:
+    """How a service is served."""
+    return uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, lifespan="on",
+        timeout_graceful_shutdown=ceil(settings.drain_seconds), timeout_keep_alive=KEEP_ALIVE_S,
+    )  # fmt: skip
+
+
 async def run(
     name: str,
     app: ASGIApp,
@@ -99,11 +111,7 @@ async def run(
     structlog.contextvars.bind_contextvars(service=name)
     tracing.start(name)
     collect_less()
-    config = uvicorn.Config(
-        leaving := Leaving(app), host=host, port=port, log_config=None, access_log=False, lifespan="on",
-        timeout_graceful_shutdown=ceil(settings.drain_seconds),
-    )  # fmt: skip
-    server = _Server(config)
+    server = _Server(configured(leaving := Leaving(app), host, port, settings))
     running = {asyncio.create_task(_named(worker), name=f"worker {i}") for i, worker in enumerate(workers)}
     serving = asyncio.create_task(server.serve(), name="http")
     stopping = asyncio.create_task(_stop_wanted(_signalled(), settings.owner_pid), name="stop")

@@ -113,7 +113,10 @@ def _late(pending: Pending, timeout_s: float) -> SkeldirError:
 
 
 def _settings(url: str, key: str) -> dict[str, Any]:
-    return {"base_url": url, "headers": {"Authorization": f"Bearer {key}"}, "timeout": WAIT_S + GRACE_S}
+    # All connections may rest: httpx (0.28) closes surplus ones beside threads that are about to send on them.
+    limits = httpx.Limits(max_connections=100, max_keepalive_connections=100)
+    headers = {"Authorization": f"Bearer {key}"}
+    return {"base_url": url, "headers": headers, "timeout": WAIT_S + GRACE_S, "limits": limits}
 
 
 class Client:

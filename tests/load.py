@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 
 from shared.partitions import partition_for
-from tests.stack import Stack, eventually
+from tests.stack import LIMITS, Stack, eventually
 
 
 def tenants(partitions: int) -> list[str]:
@@ -33,7 +33,9 @@ class Load:
         self, stack: Stack, partitions: int, *, refusals: Set[int] = frozenset(), gateway: str = "", **prompt: Any
     ) -> None:
         self._stack = stack
-        self._client = httpx.Client(base_url=gateway or stack.ready["gateway_url"], trust_env=False, timeout=60)
+        self._client = httpx.Client(
+            base_url=gateway or stack.ready["gateway_url"], trust_env=False, timeout=60, limits=LIMITS
+        )
         self._refusals = refusals
         self._prompt = {"simulated_cost_cents": 0.01, **prompt}
         self._stop = threading.Event()

@@ -34,6 +34,8 @@ from skeldir.keys import new_secret, publish_key
 
 T = TypeVar("T")
 
+# All connections may rest: httpx (0.28) closes surplus ones beside threads that are about to send on them.
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
 START_S = 60.0
 STOP_S = 30.0
 
@@ -62,7 +64,7 @@ class Stack:
         self.directory = directory
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._client = httpx.Client(trust_env=False, timeout=60)
+        self._client = httpx.Client(trust_env=False, timeout=60, limits=LIMITS)
 
     def __enter__(self) -> Stack:
         self.directory.mkdir(parents=True, exist_ok=True)

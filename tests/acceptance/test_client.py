@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Barrier, Thread
 from uuid import uuid4
 
 import pytest
@@ -80,10 +82,21 @@ def gateway(*replies: Reply) -> Iterator[tuple[str, list[bytes]]]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as url:
+        yield url, sent
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """A server of that handler's; its URL."""
+
+    class Server(ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), handler)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", sent
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
@@ -103,6 +116,33 @@ def test_what_was_refused_for_now_or_lost_is_sent_again_as_the_same_task() -> No
         pending = client.submit("route", {})
         assert isinstance(pending, Pending) and str(pending.task_id) == TASK
         assert len(sent) == 4 and len(set(sent)) == 1
+
+
+def test_threads_that_share_a_client_keep_their_connections() -> None:
+    """httpx closes surplus ones beside threads that are about to send on them; what they send is lost, and late."""
+    together, opened = Barrier(40), Counter[str]()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            opened["connections"] += 1
+
+        def do_GET(self) -> None:
+            together.wait(30)
+            self.send_response(404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with serving(Handler) as url, Client(url, "key") as client, ThreadPoolExecutor(40) as threads:
+        for _ in range(3):
+            for one in [threads.submit(client.result, uuid4()) for _ in range(40)]:
+                assert isinstance(one.exception(), SkeldirError)
+    assert opened["connections"] == 40
 
 
 def test_every_wait_ends() -> None:

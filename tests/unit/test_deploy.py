@@ -15,13 +15,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import compose_spec
 import kubernetes_validate
 import pytest
 import yaml
 
-from shared.service import CLOSING_S, LINGER_S
+from shared.service import CLOSING_S, KEEP_ALIVE_S, LINGER_S, configured
 from shared.settings import Settings
 from skeldir import __version__
 from skeldir.cli.secrets import secrets
@@ -396,6 +397,12 @@ def test_a_pod_that_goes_has_the_time_it_needs() -> None:
         assert (waits_s >= 5) == (name in ("gateway", "ledger")), f"{name}: these have clients"
         assert spec["terminationGracePeriodSeconds"] >= waits_s + needed_s + 5
         assert float(compose()["services"][name]["stop_grace_period"].removesuffix("s")) >= needed_s + 5
+
+
+def test_a_proxy_closes_its_connections_before_the_services_do() -> None:
+    """Load balancers keep an idle one for a minute; where the server is first, a request meets its closing."""
+    assert configured(Mock(), "", 0, Settings()).timeout_keep_alive > 60
+    assert f"an idle connection for {KEEP_ALIVE_S} s" in (ROOT / "docs" / "deployment.md").read_text()
 
 
 def test_pods_are_apart_and_nodes_can_be_emptied() -> None:
