@@ -251,11 +251,11 @@ def cpu_of(what: str, spent: list[dict[str, float]]) -> Figure:
 
 
 def _bytes(before: dict[str, int], after: dict[str, int], tasks: int) -> Figure:
-    """Of a task, on average over a third each of new, blocked and cached ones."""
+    """Of a task, on average over a quarter each: of new users, of known ones, blocked, cached."""
     found = {name: (after[name] - before[name]) / tasks for name in after}
     text = ", ".join(f"{name} {value:,.0f}" for name, value in found.items())
     numbers = {f"{name}_bytes": value for name, value in found.items()}
-    return Figure("bytes that stay of a task (a third each new, blocked, cached)", text, numbers=numbers)
+    return Figure("bytes that stay of a task (a quarter each: new users, known, blocked, cached)", text, numbers=numbers)
 
 
 def _same(tenant: str, user: str) -> bytes:
