@@ -255,7 +255,7 @@ def _bytes(before: dict[str, int], after: dict[str, int], tasks: int) -> Figure:
     found = {name: (after[name] - before[name]) / tasks for name in after}
     text = ", ".join(f"{name} {value:,.0f}" for name, value in found.items())
     numbers = {f"{name}_bytes": value for name, value in found.items()}
-    return Figure("bytes that stay of a task (a quarter each: new users, known, blocked, cached)", text, numbers=numbers)
+    return Figure("bytes that stay of a task (a quarter each: new, known, blocked, cached)", text, numbers=numbers)
 
 
 def _same(tenant: str, user: str) -> bytes:
