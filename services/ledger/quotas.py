@@ -16,6 +16,7 @@ from services.ledger.projections.windows import window_start as named_start
 from services.ledger.sessions import Connection
 from shared.events.control import QuotaScope
 from shared.events.envelope import at
+from shared.events.quotas import Unit, Window
 from shared.money import to_cents
 from shared.quotas import NO_QUOTAS, Quota, Quotas, window_end_ms, window_start
 
@@ -65,7 +66,10 @@ async def page(
 ) -> Page:
     """A page of the quotas in force, each with its use."""
     found = await read(connection, view, QUOTAS, limit=limit, before=before)
-    known = [_named_by(row, quotas) for row in found.rows]
+    # As the orders have them; the books may be a moment behind those.
+    tenants = {row["tenant_id"] for row in found.rows}
+    by_key = {one.key: one for tenant in tenants for one in quotas.get(tenant, NO_QUOTAS).by_id.values()}
+    known = [by_key.get(_key(row)) for row in found.rows]
     ids = [(row["tenant_id"], one.quota_id) for row, one in zip(found.rows, known, strict=True) if one is not None]
     rows = await connection.fetch(_OF_THESE, [tenant for tenant, _ in ids], [quota for _, quota in ids])
     used = {(row["tenant_id"], row["quota_id"]): row for row in rows}
@@ -95,8 +99,6 @@ def _shown(quota: Quota) -> dict[str, Any]:
     return {**scope, "unit": quota.unit, "window": quota.window, "limit": limit, "shadow": quota.shadow}
 
 
-def _named_by(row: Mapping[str, Any], quotas: Quotas) -> Quota | None:
-    """The quota that a row of the list is about, as the orders have it; the books may be a moment behind them."""
-    scope = QuotaScope.model_validate({name: row[name] for name in QuotaScope.model_fields})
-    key = (scope, row["unit"], row["window"])
-    return next((one for one in quotas.get(row["tenant_id"], NO_QUOTAS).by_id.values() if one.key == key), None)
+def _key(row: Mapping[str, Any]) -> tuple[QuotaScope, Unit, Window | None]:
+    """Of the quota that a row of the list is about."""
+    return QuotaScope.model_validate({name: row[name] for name in QuotaScope.model_fields}), row["unit"], row["window"]

@@ -78,10 +78,8 @@ def _show(found: dict[str, Any]) -> None:
     table = Table("at", "what", "said")
     start: datetime = found["events"][0]["time"] if found["events"] else call["created_at"]
     for event in found["events"]:
-        named = {
-            **event,
-            "dataschema": "",
-        }  # a row of the books has no envelope; by it, `data` is known to be a payload
+        # A row of the books has no envelope; by this, `data` is known to be a payload.
+        named = {**event, "dataschema": ""}
         after_ms = (event["time"] - start).total_seconds() * 1000
         table.add_row(f"+{after_ms:.0f} ms", escape(plain(event["type"])), escape(said(named)))
     out.print(table)

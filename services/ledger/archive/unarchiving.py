@@ -66,12 +66,8 @@ async def _read(
     await connection.execute(f"DROP TABLE IF EXISTS {_CAME}")
     await connection.execute(f"CREATE UNLOGGED TABLE {_CAME} (LIKE events)")
     await connection.execute(f"GRANT SELECT ON {_CAME} TO skeldir_ledger")
-    links, total, done, row_of = (
-        Links(connection, archive, refusal),
-        sum(one.rows for one in files),
-        0,
-        itemgetter(*COLUMNS),
-    )
+    links, row_of = Links(connection, archive, refusal), itemgetter(*COLUMNS)
+    done, total = 0, sum(one.rows for one in files)
     for one in files:
         for page in ParquetFile(archive.path(one)).pages(Wanted()):
             links.follow(one.chain, page)
