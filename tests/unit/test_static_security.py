@@ -18,8 +18,8 @@ SINKS = re.compile(
     r"\b(innerHTML|outerHTML|insertAdjacentHTML|document\.write|createContextualFragment|srcdoc|eval|Function)\b\s*[=(]"
     r"|javascript:|set(?:Timeout|Interval)\(\s*[\"'`]|\.on[a-z]+\s*=\s*[\"'`]"
 )
-# A command that arguments name: only where a writer that holds its lease commits what it has put together, and where a log
-# is restored while no service works.
+# A command that arguments name: only where a writer that holds its lease commits what it has put together, and where a
+# log is restored while no service works.
 COMPOSED = {"shared/streams/fenced.lua", "skeldir/restoring/step.lua"}
 
 
