@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from io import StringIO
+from pathlib import Path
 from uuid import uuid4
 
 import orjson
@@ -96,3 +100,12 @@ def test_what_others_wrote_is_printed_as_it_is_and_does_nothing_to_the_terminal(
     console = Console(width=80, file=StringIO())
     console.print(as_text("[/INST] see [docs]\nand \x1b]0;title\x07 \x9b31m"), highlight=False)
     assert console.file.getvalue() == "[/INST] see [docs]\nand  ]0;title   31m\n"  # type: ignore[attr-defined]
+
+
+def test_ctrl_c_while_a_command_still_loads_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    """The first library that it loads stands still for a moment, in which somebody presses it."""
+    (tmp_path / "typer.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[2]}"}
+    command = [sys.executable, "-m", "skeldir", "--version"]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
