@@ -23,7 +23,7 @@ from services.ledger.keys import View
 from services.ledger.lag import lags
 from services.ledger.letters import waiting_letters
 from services.ledger.lists import BREAKERS, QUOTAS, SHUTOFFS, SWITCHES, Listing, Page, read
-from services.ledger.looking import NARROW, Rows, looking, narrowing
+from services.ledger.looking import LAST_HOUR, NARROW, Rows, looking, narrowing
 from services.ledger.series import Step, series, single_hours
 from services.ledger.sessions import Connection, Pool
 from services.ledger.spending import SPEND_NOW, in_force, nearest
@@ -47,7 +47,7 @@ UNUSUAL_HOURS = 3
 _REASONS = f"""
 SELECT status, coalesce(block_reason, failure_reason) AS reason, count(*) AS calls
 FROM llm_api_calls
-WHERE {NARROW} AND created_at >= now() - interval '1 hour' AND status IN ('blocked', 'failed')
+WHERE {NARROW} AND {LAST_HOUR} AND status IN ('blocked', 'failed')
 GROUP BY 1, 2 ORDER BY calls DESC, reason LIMIT {MOST}
 """
 _RECENT = f"""

@@ -8,6 +8,7 @@ from typing import Any
 
 import asyncpg
 
+from services.ledger.looking import LAST_HOUR
 from services.ledger.sessions import COMMAND_TIMEOUT_S, Connection, write_as_ledger
 from shared.events.control import Scope
 
@@ -23,7 +24,7 @@ SELECT coalesce(sum(under_way), 0)::bigint AS under_way, count(*) FILTER (WHERE 
        count(DISTINCT tenant_id) AS tenants, count(DISTINCT (tenant_id, user_id)) AS users
 FROM (
   SELECT tenant_id, user_id, 0 AS under_way, provider_attempted AS attempted, cost_cents FROM llm_api_calls
-  WHERE created_at > now() - interval '1 hour' AND status <> 'pending' AND {_IN_SCOPE}
+  WHERE {LAST_HOUR} AND status <> 'pending' AND {_IN_SCOPE}
   UNION ALL
   SELECT tenant_id, user_id, calls, false, 0 FROM calls_under_way WHERE {_IN_SCOPE}
 ) AS seen
@@ -32,7 +33,7 @@ FROM (
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """`under_way`: accepted and not ended. The rest is of the last hour: calls, their cost, and whose they were."""
+    """`under_way`: accepted and not ended. The rest is of the last hour: calls of a provider, their cost, and whose."""
 
     under_way: int
     calls: int

@@ -110,8 +110,9 @@ def _say_reach(order: ControlEvent, as_json: bool) -> None:
         )
         return
     out.print(
-        f"would stop {found.under_way} tasks under way; in the last hour {found.calls} calls went through there, of "
-        f"{found.users} users of {found.tenants} tenants, for {found.cost_cents:f} cents. Nothing was engaged."
+        f"would stop {found.under_way} tasks under way; in the last hour {found.calls} calls of a provider went "
+        f"through there, of {found.users} users of {found.tenants} tenants, for {found.cost_cents:f} cents. "
+        "Nothing was engaged."
     )
 
 

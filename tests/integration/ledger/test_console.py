@@ -26,8 +26,9 @@ from shared.partitions import CONTROL
 from shared.streams.control_reader import ControlReader
 from shared.streams.growing import Partitions
 from skeldir.embedded import EmbeddedPostgres
-from tests.integration.ledger.conftest import Bench
+from tests.integration.ledger.conftest import Bench, eventually
 from tests.integration.ledger.test_api import Door
+from tests.unit.ledger.history import HOUR_MS, play
 
 STOP = {"type": "kill_switch.engaged", "scope": {}, "reason": "a test"}
 
@@ -102,6 +103,28 @@ async def test_orders_are_for_operators_and_say_what_is_missing(page: Page, as_l
     rows = await as_ledger.fetch("SELECT what FROM read_audit WHERE key_tenant_id = $1", page.bench.tenant)
     assert [row["what"] for row in rows] == ["reach of an order"]
     assert (await page.post("/console/reach", {"type": "unheard.of"})).status_code == 422
+
+
+async def test_what_a_stop_would_reach_is_of_the_hour_that_the_overview_shows(page: Page, as_ledger: Any) -> None:
+    """One call each five seconds of the minute an hour ago, of which both leave out the same ones."""
+    bench = page.bench
+    ops = [op for number in range(12) for op in (("submit", number, 700), ("succeed", 0, 4))]
+    calls = play(ops, bench.owners, ServerClock().now_ms() - HOUR_MS)
+    await bench.append(*calls.entries)
+    ended = "SELECT count(*) = 12 FROM llm_api_calls WHERE tenant_id = $1 AND status = 'success' AND cost_cents = 1"
+    async with bench.writer():
+        await eventually(lambda: as_ledger.fetchval(ended, bench.tenant), "they are in the books")
+    await page.log_in("operator")
+    scope = {"tenant_id": str(bench.tenant)}
+
+    async def same() -> bool:
+        """Unless a minute begins between the two questions."""
+        reached = (await page.post("/console/reach", {**STOP, "scope": scope})).json()
+        minutes = (await page.client.get("/v1/overview", params=scope)).json()["minutes"]
+        shown = sum(one["success"] for one in minutes)
+        return (shown, sum(one["cost_cents"] for one in minutes)) == (reached["calls"], reached["cost_cents"])
+
+    await eventually(same, "both say the same")
 
 
 async def test_a_revoked_key_or_a_login_left_alone_ends(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:

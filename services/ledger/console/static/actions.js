@@ -63,7 +63,7 @@ async function review(filled) {
   const stop = h("button.danger", { type: "submit" }, `Stop ${filled.scope === "everything" ? "everything" : "these calls"} now`);
   const fact = (value, text) => h("div", {}, h("dd", {}, value), h("dt", {}, text));
   open(`Stop ${scopeWords(scope)}?`,
-    h("dl.reach", {}, fact(count(found.under_way), found.under_way === 1 ? "task under way" : "tasks under way"), fact(count(found.calls), "calls in the last hour"), fact(money(found.cost_cents), "spent in the last hour")),
+    h("dl.reach", {}, fact(count(found.under_way), found.under_way === 1 ? "task under way" : "tasks under way"), fact(count(found.calls), "provider calls in the last hour"), fact(money(found.cost_cents), "spent in the last hour")),
     h("p", {}, `It concerns ${plural(found.users, "user")} of ${plural(found.tenants, "tenant")}, by the last hour. New calls are blocked ${until ? `until ${new Date(until).toLocaleTimeString("en-GB")}` : "until somebody releases the switch"}; an answer that is being streamed is cut.`),
     h("p.muted", {}, `Reason: ${filled.reason}`),
     form(() => give(order, "The kill switch is on. No new call starts in its scope."), [], h("button", { type: "button", onclick: () => stopCalls(filled) }, "Back"), stop));
