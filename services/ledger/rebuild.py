@@ -47,8 +47,7 @@ async def rebuild(database_url: str, progress: Progress | None = None, *, archiv
 
     Raises Busy, ArchiveProblem, UndecodableEvent, or the driver's errors; then the projections are as they were.
     """
-    async with _connected(database_url) as connection:
-        await alone(connection)
+    async with _connected(database_url) as connection, alone(connection):
         async with connection.transaction():
             files = await find_whole(connection, archive)
             await beside.make(connection)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 from uuid import UUID
 
@@ -101,10 +101,20 @@ async def keep_events(connection: Connection) -> None:
     await connection.execute("LOCK TABLE events IN ACCESS SHARE MODE")
 
 
-async def alone(connection: Connection) -> None:
-    """From here on, as long as it is connected: no other rebuild, and nothing goes to an archive. Raises Busy."""
+@asynccontextmanager
+async def alone(connection: Connection) -> AsyncIterator[None]:
+    """As long as the block, and connected: no other rebuild, and nothing goes to an archive. Raises Busy.
+
+    Given back before the connection ends: the server ends it in its own time, and keeps the lock until then, in the way
+    of who begins next.
+    """
     if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
         raise Busy("another rebuild or archiving is under way")
+    try:
+        yield
+    finally:
+        with suppress(*UNUSABLE):  # where it was lost, the lock is, too
+            await connection.execute("SELECT pg_advisory_unlock($1)", LOCK)
 
 
 async def write_as_ledger(connection: Connection) -> None:

@@ -113,8 +113,7 @@ async def archive(
     """
     check_folder(folder)
     done = []
-    async with connected(database_url) as connection:
-        await alone(connection)
+    async with connected(database_url) as connection, alone(connection):
         async with connection.transaction(readonly=True):
             await write_as_ledger(connection)
             months = await months_before(connection, before)

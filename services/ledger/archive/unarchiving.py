@@ -40,21 +40,19 @@ async def unarchive(
     `keys`: the public keys that seals of the records are held against, by their ids.
     Raises ArchiveProblem, Busy, the driver's errors; the month is then in the archive, as before.
     """
-    async with connected(database_url) as connection:
-        await alone(connection)
-        async with connection.transaction():
-            await write_as_ledger(connection)
-            archive = await find(connection, folder)
-            files = sorted((one for one in archive.files if one.month == month), key=lambda one: one.first_seq)
-            if not files:
-                raise ArchiveProblem(f"no events of {month:%Y-%m} are in the archive")
-            await connection.fetchval("SELECT make_event_month($1)", month)
-            refusal = f"{month:%Y-%m} stays in the archive"
-            for one, problem in problems(replace(archive, files=tuple(files)), keys):
-                raise ArchiveProblem(f"{one.file} of the archive {problem}; {refusal}")
-            await _read(connection, archive, files, refusal, progress)
-            await _put_back(connection, month, sum(one.rows for one in files), refusal)
-            await _forget(connection, files)
+    async with connected(database_url) as connection, alone(connection), connection.transaction():
+        await write_as_ledger(connection)
+        archive = await find(connection, folder)
+        files = sorted((one for one in archive.files if one.month == month), key=lambda one: one.first_seq)
+        if not files:
+            raise ArchiveProblem(f"no events of {month:%Y-%m} are in the archive")
+        await connection.fetchval("SELECT make_event_month($1)", month)
+        refusal = f"{month:%Y-%m} stays in the archive"
+        for one, problem in problems(replace(archive, files=tuple(files)), keys):
+            raise ArchiveProblem(f"{one.file} of the archive {problem}; {refusal}")
+        await _read(connection, archive, files, refusal, progress)
+        await _put_back(connection, month, sum(one.rows for one in files), refusal)
+        await _forget(connection, files)
     return files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Any
 from uuid import UUID
@@ -178,10 +179,27 @@ async def test_who_reads_keeps_the_month(kept: Books, monkeypatch: pytest.Monkey
     assert await kept.events() == before
     async with snapshot(kept.url("skeldir_owner"), timeout_s=10) as connection:
         await connection.execute("RESET ROLE")
-        await alone(connection)
-        with pytest.raises(Busy, match="another rebuild or archiving"):
-            await kept.archive(APRIL)
+        async with alone(connection):
+            with pytest.raises(Busy, match="another rebuild or archiving"):
+                await kept.archive(APRIL)
+
+
+async def test_who_has_finished_keeps_nobody_out(kept: Books) -> None:
+    """Also while the server has not ended its connection yet."""
+    one, other = [await asyncpg.connect(kept.url("skeldir_owner")) for _ in range(2)]
+    for fails in (False, True):
+        with suppress(OSError):
+            async with alone(one):
+                with pytest.raises(Busy):
+                    async with alone(other):
+                        pass
+                if fails:
+                    raise OSError("the power is gone")
+        async with alone(other):
+            pass
     assert len(await kept.archive(APRIL)) == 1
+    await one.close()
+    await other.close()
 
 
 async def test_what_comes_while_the_files_are_written_stays(kept: Books, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,9 +193,9 @@ async def test_one_at_a_time_and_as_the_owner(kept: Books) -> None:
     await kept.archive(APRIL)
     events, recorded = await kept.events(), await kept.recorded()
     other = await asyncpg.connect(kept.url("skeldir_owner"))
-    await alone(other)
-    with pytest.raises(Busy):
-        await back(kept)
+    async with alone(other):
+        with pytest.raises(Busy):
+            await back(kept)
     await other.close()
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await unarchive(kept.url("skeldir_ledger"), kept.folder, MARCH)
@@ -209,7 +209,7 @@ async def test_writers_and_readers_go_on_meanwhile(kept: Books, monkeypatch: pyt
 
     async def put_back(*arguments: Any) -> None:
         await real(*arguments)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await kept.take_in(datetime(2025, 3, 13, tzinfo=UTC), ENDED)
             async with sessions.snapshot(kept.url("skeldir_owner"), timeout_s=10) as connection:
                 assert await connection.fetchval("SELECT count(*) FROM event_archives") > 0
