@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -71,25 +71,6 @@ def database(postgres: EmbeddedPostgres) -> Iterator[Callable[[str], str]]:
     """A database of these tests' own, since they leave ruins: its URL in a role."""
     with own_database(postgres, "chains") as url:
         yield url
-
-
-@pytest.fixture
-async def as_ledger(database: Callable[[str], str]) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(database("skeldir_ledger"))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-async def as_superuser(database: Callable[[str], str]) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(database("postgres"))
-    yield connection
-    await connection.close()
-
-
-@pytest.fixture
-def bench(bench: Bench, database: Callable[[str], str]) -> Bench:
-    return replace(bench, database_url=database("skeldir_ledger"))
 
 
 @pytest.fixture
