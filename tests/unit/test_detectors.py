@@ -88,11 +88,20 @@ def test_whatever_stands_around_it(before: str, after: str) -> None:
     ],
 )
 def test_a_hostile_text_takes_time_in_proportion(unit: str) -> None:
+    """Time of the processor, not of the clock: others use the machine, too. They slow it down besides, so each length
+    is measured until its best is good enough, in turns."""
+
     def seconds(length: int) -> float:
         text = unit * (length // len(unit))
-        began = time.perf_counter()
+        began = time.process_time()
         found_in(text, ALL)
-        return time.perf_counter() - began
+        return time.process_time() - began
 
-    small, large = min(seconds(20_000) for _ in range(3)), min(seconds(160_000) for _ in range(3))
-    assert large < 40 * small + 0.05, "eight times the length: not sixty-four times the time"
+    def is_in_proportion() -> bool:
+        return min(large) < 40 * min(small) + 0.05
+
+    small, large = list[float](), list[float]()
+    while len(small) < 3 or (len(small) < 12 and not is_in_proportion()):
+        small.append(seconds(20_000))
+        large.append(seconds(160_000))
+    assert is_in_proportion(), "eight times the length: not sixty-four times the time"

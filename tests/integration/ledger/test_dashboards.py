@@ -101,7 +101,7 @@ async def test_the_panels_of_grafana_read_what_there_is(filled: Bench, as_user: 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=30, check=False
+        command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -6,10 +6,8 @@ import asyncio
 import os
 import re
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,38 +24,48 @@ from tests.stack import eventually as sync_eventually
 
 PGBOUNCER = shutil.which("pgbouncer")
 SERVERS = 2
+STARTS = 5
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer here (Debian: apt-get install pgbouncer)")
 
 
 @pytest.fixture(scope="module")
 def pooled(postgres: EmbeddedPostgres, new_folder: Callable[[], Path]) -> Iterator[Callable[[str], str]]:
     """The URL of a role through a pooler that has two servers for it."""
-    folder, port, user = new_folder(), free_port(), unprivileged_user()
+    folder = new_folder()
     urls = {role: postgres.url(role) for role in ("app_user", "skeldir_ledger")}
     secrets = "".join(f'"{role}" "{re.findall(":([^:@]+)@", url)[0]}"\n' for role, url in urls.items())
     (folder / "users.txt").write_text(secrets)
-    (folder / "pgbouncer.ini").write_text(
-        f"[databases]\nskeldir = host=127.0.0.1 port={postgres.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
-        f"listen_port = {port}\nunix_socket_dir =\nauth_type = scram-sha-256\nauth_file = {folder}/users.txt\n"
-        f"pool_mode = transaction\ndefault_pool_size = {SERVERS}\nlogfile = {folder}/pgbouncer.log\n"
-    )
-    if user >= 0:
-        make_reachable(folder / "users.txt")
-        for one in (folder, *folder.iterdir()):
-            os.chown(one, user, user)
-    who: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user >= 0 else {}
-    running = subprocess.Popen([str(PGBOUNCER), "-q", str(folder / "pgbouncer.ini")], cwd="/", **who)
-
-    def listens() -> bool:
-        with suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return True
-        return False
-
-    sync_eventually(listens, "the pooler listens")
+    running, port = _started(folder, f"[databases]\nskeldir = host=127.0.0.1 port={postgres.port}\n")
     yield lambda role: urls[role].replace(f":{postgres.port}/", f":{port}/")
     running.terminate()
-    running.wait(10)
+    running.wait(60)
+
+
+def _started(folder: Path, databases: str) -> tuple[subprocess.Popen[bytes], int]:
+    """It, and where it listens. A port that was free may be taken by the time that it is wanted: then on another."""
+    user, said = unprivileged_user(), folder / "pgbouncer.log"
+    who: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user >= 0 else {}
+    for _ in range(STARTS):
+        port = free_port()
+        (folder / "pgbouncer.ini").write_text(
+            f"{databases}[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n"
+            f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\n"
+            f"pool_mode = transaction\ndefault_pool_size = {SERVERS}\nlogfile = {said}\n"
+        )
+        if user >= 0:
+            make_reachable(folder / "users.txt")
+            for one in (folder, *folder.iterdir()):
+                os.chown(one, user, user)
+        running = subprocess.Popen([str(PGBOUNCER), "-q", str(folder / "pgbouncer.ini")], cwd="/", **who)
+
+        def has_begun(running: subprocess.Popen[bytes] = running, port: int = port) -> bool:
+            listens = said.exists() and f"listening on 127.0.0.1:{port}" in said.read_text()
+            return listens or running.poll() is not None
+
+        sync_eventually(has_begun, "the pooler listens, or has ended")
+        if running.poll() is None:
+            return running, port
+    raise AssertionError(f"no pooler: {said.read_text()}")
 
 
 async def busy(pool: Any, looks: int) -> list[str]:

@@ -48,7 +48,7 @@ class Standby(EmbeddedPostgres):
             os.chown(self._data, user, user)
         who: dict[str, Any] = {"user": user, "group": user, "extra_groups": []} if user >= 0 else {}
         command = [str(BIN / "pg_basebackup"), "-D", str(self._data), "-d", source, "-R", "-X", "stream", "-c", "fast"]
-        subprocess.run([*command, "--no-sync"], check=True, timeout=60, cwd="/", **who)
+        subprocess.run([*command, "--no-sync"], check=True, timeout=100, cwd="/", **who)
 
     def _make_database(self, connection: psycopg.Connection) -> None:
         """It is the primary's."""
@@ -87,6 +87,8 @@ async def test_reads_come_from_the_replica_and_looks_are_written_down_on_the_pri
             as_superuser = standby.url("postgres").replace("/skeldir", "/postgres")
             async with sessions.pool(as_superuser, name="pause", size=1) as pausing, pausing.acquire() as pause:
                 await pause.execute("SELECT pg_wal_replay_pause()")
+                paused = "SELECT pg_get_wal_replay_pause_state() = 'paused'"
+                await eventually(lambda: pause.fetchval(paused), "what comes from here on is not replayed")
                 await books.commit(as_ledger, {}, {}, history.records() + history.control_records())
                 assert (await door.get("/v1/calls", mine)).json()["calls"] == [], "it shows what the replica has"
                 await eventually(lambda: _true(metrics.REPLICA_LAG._value.get() > 0), "the lag is told")

@@ -24,8 +24,9 @@ from tests.integration.ledger.conftest import own_database
 TENANTS, LIMIT = 1500, 20
 TABLES = {"llm_hourly_shutoff_state", "llm_monthly_budget_state", "tenant_budget_state"}
 OPERATOR = View(Key("k", UUID(int=0), None, "operator", None, "test", 0), sessions.OPERATOR, None, [])
-# Of each tenant and a user the running hour and three before it, the running month and the last. Two of three are
-# equally far from their caps, so that only the ids order them.
+# Of each tenant and a user the running hour and three before it, the running month and the last; and the next hour and
+# month, for they may begin before the last test has asked. Two of three are equally far from their caps, so that only
+# the ids order them.
 FILL = f"""
 CREATE TEMP TABLE made AS
 SELECT lpad(to_hex(n), 32, '0')::uuid AS tenant_id, lpad(to_hex(n + 100000), 32, '0')::uuid AS user_id,
@@ -34,16 +35,18 @@ FROM generate_series(1, {TENANTS}) AS n;
 INSERT INTO llm_hourly_shutoff_state (
   tenant_id, user_id, hour_start, balance_version, threshold_cents, total_cost_cents, total_calls, updated_at)
 SELECT tenant_id, user_id, date_trunc('hour', now(), 'UTC') - back * interval '1 hour', 1, 100, spent, 1, now()
-FROM made, generate_series(0, 3) AS back;
+FROM made, generate_series(-1, 3) AS back;
 INSERT INTO llm_monthly_budget_state (
   tenant_id, user_id, month, balance_version, cap_cents, spent_cents, total_calls, updated_at)
 SELECT tenant_id, user_id, date_trunc('month', now() AT TIME ZONE 'UTC') - back * interval '1 month', 1, 100, spent, 1,
        now()
-FROM made, generate_series(0, 1) AS back;
+FROM made, generate_series(-1, 1) AS back;
 INSERT INTO tenant_budget_state (
   tenant_id, budget_window, window_start, balance_version, cap_cents, spent_cents, total_calls, updated_at)
-SELECT tenant_id, budget_window, date_trunc(budget_window, now(), 'UTC'), 1, 100, spent, 1, now()
-FROM made, unnest(ARRAY['hour', 'month']) AS budget_window
+SELECT tenant_id, budget_window, start AT TIME ZONE 'UTC', 1, 100, spent, 1, now()
+FROM made, unnest(ARRAY['hour', 'month']) AS budget_window, generate_series(0, 1) AS ahead,
+     date_trunc(budget_window, now() AT TIME ZONE 'UTC') AS running,
+     LATERAL (SELECT running + ahead * ('1 ' || budget_window)::interval AS start) AS windows
 """
 
 

@@ -31,7 +31,7 @@ async def test_no_more_is_taken_than_there_is_and_who_waits_gets_the_next_place(
     tasks = await queue(room, ONE, ONE, ONE)
     assert [task.done() for task in tasks] == [True, True, False] and room.free == 0
     room.give(ONE)
-    await asyncio.wait_for(tasks[2], 1)
+    await asyncio.wait_for(tasks[2], 60)
     assert room.free == 0
 
 
@@ -68,12 +68,12 @@ async def test_it_is_open_when_there_are_places_that_nobody_waits_for() -> None:
     room = Room(1)
     assert room.is_open
     _, waits = await queue(room, ONE, OTHER)
-    opened = asyncio.create_task(room.opened(10))
+    opened = asyncio.create_task(room.opened(60))
     room.give(ONE)
     await waits
     assert not room.is_open and not opened.done()
     room.give(OTHER)
-    await asyncio.wait_for(opened, 1)
+    await asyncio.wait_for(opened, 60)
     assert room.is_open
     await queue(room, ONE)
     await room.opened(0.001)
@@ -110,7 +110,7 @@ async def test_cancelled_while_it_waits_or_when_it_was_just_handed_one_no_place_
     await asyncio.gather(gives_up, return_exceptions=True)
     if not handed:
         room.give(ONE)
-    await asyncio.wait_for(waits, 1)
+    await asyncio.wait_for(waits, 60)
     room.give(OTHER)
     assert room.free == 1 and room.is_open
 
