@@ -50,6 +50,8 @@ async def test_gauges_say_what_the_streams_and_the_books_hold(
         await as_superuser.execute(
             "INSERT INTO llm_monthly_budget_state (tenant_id, user_id, month, spent_cents, reserved_cents, updated_at) "
             "VALUES ($1, $2, date_trunc('month', now() AT TIME ZONE 'UTC'), 3, 0.5, now()), "
+            # The next month, too: it may have begun when it is looked at.
+            "($1, $2, date_trunc('month', now() AT TIME ZONE 'UTC') + interval '1 month', 3, 0.5, now()), "
             "($1, $2, '2020-01-01', 100, 100, now())",
             tenant,
             user,
