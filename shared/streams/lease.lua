@@ -32,6 +32,9 @@ if alive and ARGV[3] == 'renew' then
   redis.call('HSET', KEYS[1], 'expires_ms', expires)
   return tonumber(held[3])
 end
+-- A lease that is not there was lost with its log: to renew it would give out the first token once more, to one who holds
+-- just that, and would go on with what it remembers on an empty log.
+if ARGV[3] == 'renew' and not held[3] then return 0 end
 -- A lease that ran out, or is taken afresh, gets a new token even for the same owner: a commit that is still on its way
 -- from before must be refused.
 local token = redis.call('HINCRBY', KEYS[1], 'token', 1)
