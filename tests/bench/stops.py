@@ -32,7 +32,7 @@ async def measure() -> list[Figure]:
 
         try:
             for _ in range(ROUNDS):
-                lags += await last_starts(Bench(redis_as), server.url("operator"), waiting=WAITING, orders=ORDERS)
+                lags += (await last_starts(Bench(redis_as), server.url("operator"), waiting=WAITING, orders=ORDERS))[0]
             await asyncio.gather(*(one.aclose() for one in opened))
         finally:
             server.stop()

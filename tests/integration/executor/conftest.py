@@ -31,7 +31,11 @@ from shared.partitions import CONTROL, Partition
 from shared.settings import Settings
 from shared.streams.control_reader import ControlReader
 
-DEADLINE_S = 15.0
+DEADLINE_S = 45.0
+TWO_LIVE: dict[str, Any] = {"executor_claim_idle_ms": 20_000}
+"""A machine that stands still for a second or two makes no executor a dead one."""
+NOBODY = "http://127.0.0.1:1"
+"""Where nobody listens, nor comes to: a port that was free may be taken by now."""
 ENDS = ("task.succeeded", "task.failed", "task.blocked", "decision.expired")
 P = TypeVar("P", bound=Payload)
 
@@ -154,8 +158,14 @@ class Bench:
         self.partition = Partition(uuid4().int % 10**9 + 10**6)
         self.tenant, self.user = uuid4(), uuid4()
         self.serial = 0
-        # Long enough for what a loaded machine does; tests of a time-out say their own.
-        self.settings = Settings(executor_claim_idle_ms=400, executor_concurrency=32, late_result_seconds=5)
+        # Long enough for what a loaded machine does; tests of a time-out say their own. What one executor holds another
+        # takes after 400 ms: where two of them live, and neither is to take from the other, they have `TWO_LIVE`.
+        self.settings = Settings(
+            executor_claim_idle_ms=400,
+            executor_concurrency=32,
+            late_result_seconds=20,
+            control_staleness_ms=15_000,
+        )
 
     @asynccontextmanager
     async def executor(

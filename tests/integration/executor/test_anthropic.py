@@ -15,8 +15,7 @@ from services.executor.providers.anthropic import AnthropicProvider
 from services.executor.providers.protocol import Call, Chunk, ProviderFailure
 from shared.events.outcomes import TaskSucceeded
 from shared.money import from_cents
-from skeldir.embedded.process import free_port
-from tests.integration.executor.conftest import Bench
+from tests.integration.executor.conftest import NOBODY, Bench
 from tests.mock_anthropic import Message
 from tests.mock_provider import MockProvider
 
@@ -112,7 +111,7 @@ async def test_a_lost_connection_may_have_cost_something_and_a_refused_one_did_n
 ) -> None:
     server.script(Message(drop="unanswered"), Message(drop="in the middle"))
     assert {(await failure(provider)).spend for _ in range(2)} == {"uncertain"} and len(server.calls) == 2
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", NOBODY)
     nowhere = AnthropicProvider(SECRETS)
     failed = await failure(nowhere)
     await nowhere.close()

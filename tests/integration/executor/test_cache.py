@@ -13,7 +13,7 @@ from services.executor.providers import Answer, Call, ProviderFailure
 from shared.events.decisions import BlockReason, TaskBlocked
 from shared.events.outcomes import TaskFailed, TaskSucceeded
 from shared.money import from_cents
-from tests.integration.executor.conftest import Bench, Gate, OnlyCalls, until
+from tests.integration.executor.conftest import TWO_LIVE, Bench, Gate, OnlyCalls, until
 
 PROMPT = {"input": "what is it?"}
 
@@ -106,11 +106,11 @@ async def test_a_cache_only_decision_without_an_answer_is_blocked(bench: Bench, 
 async def test_ten_identical_tasks_at_once_make_one_call(bench: Bench) -> None:
     """Whichever of two executors they reach: one reads no more once it leads, so the other gets the rest."""
     gate = Gate()
-    async with bench.executor({"stub": gate}, name="leads") as leads:
+    async with bench.executor({"stub": gate}, name="leads", **TWO_LIVE) as leads:
         leads.worker.max_held = 3
         await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(3)))
         await until(lambda: bool(gate.calls) and len(leads.worker._held) == 3)
-        async with bench.executor({"stub": gate}, name="waits") as waits:
+        async with bench.executor({"stub": gate}, name="waits", **TWO_LIVE) as waits:
             await bench.decide(*(bench.allowed(PROMPT, cached=True) for _ in range(7)))
             # One may be in the leader's hand already; those here have looked, and stepped aside to wait.
             await until(lambda: len(waits.worker._held) >= 6 and waits.room.free == waits.room.places)
@@ -170,7 +170,7 @@ async def test_a_leader_that_died_keeps_nobody_waiting_for_long(bench: Bench) ->
     gate.open()
     async with bench.executor({"stub": gate}, name="lives"):
         await bench.allow(PROMPT, cached=True)
-        async with asyncio.timeout(5):  # the flight's own time is three times as long
+        async with asyncio.timeout(12):  # the flight's own time is longer
             ends = {end.subject: end.data for end in await bench.ends(2)}
     failed = ends.pop(leader.subject)
     assert isinstance(failed, TaskFailed) and failed.reason == "attempt_uncertain"

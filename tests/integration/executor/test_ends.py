@@ -123,7 +123,7 @@ async def test_a_timeout_is_perhaps_spent_and_a_late_result_is_told(bench: Bench
     async with bench.executor({"stub": gate}):
         end = await bench.end(TaskFailed)
         assert (end.reason, end.spend, end.counts_for_breaker) == ("provider_timeout", "uncertain", True)
-        assert 60 <= end.usage.latency_ms < 5000
+        assert end.usage.latency_ms >= 60
         assert (await bench.result(event))["failure_reason"] == "provider_timeout"
         gate.open()
         late = await bench.event(AttemptResolved)
@@ -225,7 +225,9 @@ async def test_a_decision_that_is_delivered_twice_makes_one_call(bench: Bench) -
     event = bench.allowed()
     await bench.decide(event)
     await bench.policy.xadd(bench.partition.decisions, event.to_entry())
-    async with bench.executor({"stub": gate}), bench.executor({"stub": gate}):
+    # Who finds the other at it leaves its delivery, and takes it up again after this silence.
+    quiet: dict[str, Any] = {"executor_claim_idle_ms": 3000}
+    async with bench.executor({"stub": gate}, **quiet), bench.executor({"stub": gate}, **quiet):
         await bench.end(TaskSucceeded)
         await until(bench.nothing_is_left)
     assert len(gate.calls) == 1

@@ -97,7 +97,7 @@ async def test_no_other_is_asked_where_the_request_was_refused_or_money_may_have
     bench: Bench, servers: Servers, reply: Reply, spend: str
 ) -> None:
     servers.first.script(reply)
-    timeout = {"timeout_ms": 1500} if reply.delay_s else {}
+    timeout = {"timeout_ms": 3000} if reply.delay_s else {}
     await bench.allow(HELLO, **MODEL, alternatives=[other("second:large")], **timeout)
     async with bench.executor(**servers.known, late_result_seconds=0):
         end = await bench.end(TaskFailed)

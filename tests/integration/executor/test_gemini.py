@@ -16,8 +16,7 @@ from services.executor.providers.gemini import GeminiProvider
 from services.executor.providers.protocol import Call, Chunk, ProviderFailure
 from shared.events.outcomes import TaskSucceeded
 from shared.money import from_cents
-from skeldir.embedded.process import free_port
-from tests.integration.executor.conftest import Bench
+from tests.integration.executor.conftest import NOBODY, Bench
 from tests.mock_gemini import Generated
 from tests.mock_provider import MockProvider
 
@@ -131,7 +130,7 @@ async def test_a_lost_connection_may_have_cost_something_and_a_refused_one_did_n
     assert {(await failure(provider)).spend for _ in range(2)} == {"uncertain"}
     server.script(Generated(drop="unanswered"))
     assert (await failure(provider, streamed=True)).spend == "uncertain" and len(server.calls) == 3
-    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("GOOGLE_GEMINI_BASE_URL", NOBODY)
     elsewhere = GeminiProvider(SECRETS[:1])
     failed = await failure(elsewhere)
     await elsewhere.close()

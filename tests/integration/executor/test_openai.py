@@ -17,8 +17,7 @@ from shared.events.outcomes import AttemptResolved, TaskFailed, TaskSucceeded
 from shared.events.prices import Prices
 from shared.money import from_cents
 from shared.price_list import charge
-from skeldir.embedded.process import free_port
-from tests.integration.executor.conftest import Bench, until
+from tests.integration.executor.conftest import NOBODY, TWO_LIVE, Bench, until
 from tests.mock_provider import MockProvider, Reply
 
 MODEL: dict[str, Any] = {"provider": "openai", "model": "gpt-4o-mini"}
@@ -188,9 +187,11 @@ async def test_retry_after_is_honoured(bench: Bench, provider: MockProvider) -> 
     await bench.allow(HELLO, **MODEL)
     async with bench.executor():
         end = await bench.end(TaskSucceeded)
-    first, second = (event.time for event in await bench.outcomes("attempt.started"))
-    assert (second - first).total_seconds() >= 3
-    assert end.usage.latency_ms < 3000, "the latency is of the call, not of the wait"
+    # By the log's own time: an executor's may be late where the reply that told it of that was held up.
+    entries: Any = await bench.reader.xrange(bench.partition.outcomes)
+    first, second, ended = (int(entry_id.partition(b"-")[0]) for entry_id, _ in entries)
+    assert second - first >= 3000
+    assert end.usage.latency_ms <= ended - second + 100, "the latency is of the call, not of the wait"
 
 
 @pytest.mark.parametrize("header", ["60", "Wed, 21 Oct 2037 07:28:00 GMT"])
@@ -203,7 +204,7 @@ async def test_a_wait_beyond_the_tasks_time_is_not_begun(bench: Bench, provider:
 
 
 async def test_a_kill_switch_ends_the_retries(bench: Bench, provider: MockProvider) -> None:
-    provider.default = Reply(status=429, headers={"retry-after": "3"})
+    provider.default = Reply(status=429, headers={"retry-after": "5"})
     await bench.allow(HELLO, **MODEL)
     async with bench.executor():
         await until(lambda: len(provider.calls) == 1)
@@ -214,7 +215,7 @@ async def test_a_kill_switch_ends_the_retries(bench: Bench, provider: MockProvid
 
 
 async def test_a_refused_connection_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{free_port()}/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{NOBODY}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     await bench.allow(HELLO, **MODEL)
     async with bench.executor():
@@ -338,7 +339,7 @@ async def test_without_a_key_the_task_says_so(bench: Bench, monkeypatch: pytest.
 async def test_ten_identical_tasks_are_charged_once(bench: Bench, provider: MockProvider) -> None:
     provider.default = Reply(delay_s=0.1)
     await bench.decide(*(bench.allowed(HELLO, cached=True, **MODEL) for _ in range(10)))
-    async with bench.executor(), bench.executor():
+    async with bench.executor(**TWO_LIVE), bench.executor(**TWO_LIVE):
         await bench.ends(10)
     assert (len(provider.calls), provider.charged_calls) == (1, 1)
 

@@ -24,7 +24,7 @@ CALL = Call(
     "gpt-4o-mini",
     {"messages": [{"role": "user", "content": "grüß dich"}]},
     30,
-    3.0,
+    60.0,
     idempotency_key="task",
     attempt_id="attempt",
 )
@@ -45,7 +45,7 @@ async def provider(server: MockProvider) -> AsyncIterator[OpenAIProvider]:
 
 async def test_what_is_sent_is_what_the_sdk_sends(provider: OpenAIProvider, server: MockProvider) -> None:
     await provider.call(CALL)
-    await provider.call(replace(CALL, idempotency_key="another", attempt_id="other", timeout_s=2.5))
+    await provider.call(replace(CALL, idempotency_key="another", attempt_id="other", timeout_s=59.5))
     await provider.stream(CALL, lambda _: None)
     http = httpx2.AsyncClient(transport=Transport(), headers={"accept-encoding": "identity"})
     async with AsyncOpenAI(api_key=SECRET, base_url=server.url, max_retries=0, http_client=http) as sdk:
@@ -53,7 +53,7 @@ async def test_what_is_sent_is_what_the_sdk_sends(provider: OpenAIProvider, serv
             model="gpt-4o-mini",
             messages=CALL.prompt["messages"],
             max_tokens=30,
-            timeout=3.0,
+            timeout=60.0,
             extra_headers={"Idempotency-Key": "task", "X-Client-Request-Id": "attempt"},
         )
     whole, another, streamed, own = server.calls
@@ -61,7 +61,7 @@ async def test_what_is_sent_is_what_the_sdk_sends(provider: OpenAIProvider, serv
     assert {**streamed.headers, "content-length": ""} == {**own.headers, "content-length": ""}
     differs = {name for name, value in another.headers.items() if own.headers[name] != value}
     assert differs == {"idempotency-key", "x-client-request-id", "x-stainless-read-timeout"}
-    assert another.headers["x-stainless-read-timeout"] == "2.5"
+    assert another.headers["x-stainless-read-timeout"] == "59.5"
 
 
 async def whole(provider: OpenAIProvider) -> str:
@@ -159,7 +159,7 @@ async def test_an_error_is_named_and_told_as_the_sdk_does(
         (Reply(drop="unanswered"), "APIConnectionError"),
         (Reply(drop="in the middle"), "APIConnectionError"),
         (Reply(delay_s=30), "APITimeoutError"),
-        (Reply(text="x" * 99, drip_s=3), "APITimeoutError"),
+        (Reply(text="x" * 99, drip_s=8), "APITimeoutError"),
     ],
 )
 async def test_a_lost_answer_is_named_as_the_sdk_does(
@@ -167,5 +167,5 @@ async def test_a_lost_answer_is_named_as_the_sdk_does(
 ) -> None:
     server.script(reply)
     with pytest.raises(ProviderFailure) as failure:
-        await provider.call(replace(CALL, timeout_s=2))
+        await provider.call(replace(CALL, timeout_s=4))
     assert (failure.value.kind, failure.value.spend, len(server.calls)) == (kind, "uncertain", 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -14,7 +15,10 @@ from shared.events.outcomes import AttemptResolved, DecisionExpired, TaskFailed,
 from shared.money import from_cents
 from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
-from tests.integration.executor.conftest import Bench, Gate, until
+from tests.integration.executor.conftest import TWO_LIVE, Bench, Gate, until
+
+LONG_IDLE_MS = 3000
+"""After such a silence work is taken from who lives: what is kept young is so through a machine that stands still."""
 
 
 async def test_a_crash_in_mid_call_ends_as_uncertain(bench: Bench) -> None:
@@ -92,16 +96,14 @@ async def test_a_paused_executor_is_refused_and_tells_what_its_call_cost(bench: 
 
 
 async def test_a_long_call_is_not_taken_away_from_who_makes_it(bench: Bench) -> None:
-    """Several times longer than the silence after which work is taken over; and with no place free, too."""
+    """Longer than the silence after which work is taken over; and with no place free, too."""
     gate = Gate()
-    async with (
-        bench.executor({"stub": gate}, executor_concurrency=3) as one,
-        bench.executor({"stub": gate}, executor_concurrency=3) as two,
-    ):
+    few: dict[str, Any] = {"executor_concurrency": 3, "executor_claim_idle_ms": LONG_IDLE_MS}
+    async with bench.executor({"stub": gate}, **few) as one, bench.executor({"stub": gate}, **few) as two:
         await until(lambda: one.worker.problem is None and two.worker.problem is None)
         await bench.decide(*(bench.allowed() for _ in range(6)))
         await until(lambda: len(gate.calls) == 6)
-        await asyncio.sleep(bench.settings.executor_claim_idle_ms * 3 / 1000)  # the test is that nothing happens
+        await asyncio.sleep(LONG_IDLE_MS * 1.5 / 1000)  # the test is that nothing happens
         gate.open()
         assert {end.type for end in await bench.ends(6)} == {"task.succeeded"}
     assert len(gate.calls) == 6
@@ -117,8 +119,8 @@ async def test_an_executor_full_of_long_calls_keeps_them_while_another_died(benc
     async with bench.executor({"stub": gate}, executor_concurrency=2, executor_claim_idle_ms=200) as full:
         await bench.decide(*(bench.allowed() for _ in range(4)))
         await until(lambda: len(gate.calls) == 4 and len(full.worker._held) == 4)
-        async with bench.executor({"stub": gate}, executor_concurrency=8, executor_claim_idle_ms=600):
-            await asyncio.sleep(1.5)  # the test is that nothing is taken from it
+        async with bench.executor({"stub": gate}, executor_concurrency=8, executor_claim_idle_ms=LONG_IDLE_MS):
+            await asyncio.sleep(LONG_IDLE_MS * 1.5 / 1000)  # the test is that nothing is taken from it
             gate.open()
             ends = await bench.ends(6)
     assert sum(end.type == "task.succeeded" for end in ends) >= 4
@@ -140,7 +142,7 @@ async def test_a_stop_lets_calls_end_and_leaves_the_group(bench: Bench) -> None:
 
 
 async def test_lost_connections_lose_and_double_nothing(bench: Bench, redis_as: Callable[[str], Redis]) -> None:
-    async with bench.executor(executor_claim_idle_ms=5000), bench.executor(executor_claim_idle_ms=5000):
+    async with bench.executor(**TWO_LIVE), bench.executor(**TWO_LIVE):
         for _ in range(15):
             await bench.decide(*(bench.allowed({"simulated_delay_ms": 5}) for _ in range(20)))
             await bench.admin.client_kill_filter(user="executor")

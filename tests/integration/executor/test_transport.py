@@ -10,22 +10,24 @@ import pytest
 
 from services.executor.providers.transport import Transport
 from skeldir.embedded.process import free_port
+from tests.integration.executor.conftest import NOBODY
 from tests.mock_provider import MockProvider, Reply
 
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx2.AsyncClient]:
-    async with httpx2.AsyncClient(transport=Transport(), timeout=2) as found:
+    async with httpx2.AsyncClient(transport=Transport(), timeout=60) as found:
         yield found
 
 
-async def ask(client: httpx2.AsyncClient, url: str) -> httpx2.Response:
-    return await client.post(f"{url}/chat/completions", json={"messages": []})
+async def ask(client: httpx2.AsyncClient, url: str, read_s: float = 60) -> httpx2.Response:
+    timeout = httpx2.Timeout(60, read=read_s)
+    return await client.post(f"{url}/chat/completions", json={"messages": []}, timeout=timeout)
 
 
 async def test_who_cannot_be_reached_was_not_asked(client: httpx2.AsyncClient) -> None:
     with pytest.raises(httpx2.ConnectError):
-        await ask(client, f"http://127.0.0.1:{free_port()}/v1")
+        await ask(client, f"{NOBODY}/v1")
     with pytest.raises(httpx2.ConnectError):
         await ask(client, "http://no-such-host.invalid/v1")
     with pytest.raises(httpx2.UnsupportedProtocol):
@@ -33,13 +35,13 @@ async def test_who_cannot_be_reached_was_not_asked(client: httpx2.AsyncClient) -
 
 
 @pytest.mark.parametrize(
-    "reply", [Reply(drop="unanswered"), Reply(drop="in the middle"), Reply(delay_s=30), Reply(text="x" * 99, drip_s=3)]
+    "reply", [Reply(drop="unanswered"), Reply(drop="in the middle"), Reply(delay_s=30), Reply(text="x" * 99, drip_s=8)]
 )
 async def test_who_does_not_answer_was_asked(client: httpx2.AsyncClient, reply: Reply) -> None:
     with MockProvider() as provider:
         provider.script(reply)
         with pytest.raises((httpx2.ReadError, httpx2.RemoteProtocolError, httpx2.ReadTimeout)):
-            await ask(client, provider.url)
+            await ask(client, provider.url, read_s=4)
         assert len(provider.calls) == 1, "asked once"
 
 

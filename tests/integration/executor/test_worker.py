@@ -16,7 +16,7 @@ from services.executor.performance import Performer
 from services.executor.worker import HELD_PER_PLACE
 from shared.events.outcomes import TaskFailed
 from shared.partitions import DEAD_LETTERS
-from tests.integration.executor.conftest import Bench, Gate, until
+from tests.integration.executor.conftest import TWO_LIVE, Bench, Gate, until
 
 
 async def test_no_more_is_taken_than_there_is_room_for(bench: Bench) -> None:
@@ -47,13 +47,11 @@ async def test_a_tenants_flood_of_slow_calls_keeps_no_other_tenant_waiting(
     assert executor.room.free == 8
 
 
-async def test_two_executors_share_the_work(bench: Bench) -> None:
+async def test_two_executors_share_the_work(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no room reads on slowly, so that who has takes what comes."""
-    one, two = Gate(), Gate()
-    async with (
-        bench.executor({"stub": one}, executor_concurrency=4) as first,
-        bench.executor({"stub": two}, executor_concurrency=4) as second,
-    ):
+    monkeypatch.setattr(reading, "READ_AHEAD_S", 10)  # so slowly that who has room may stand still for a while
+    one, two, few = Gate(), Gate(), {"executor_concurrency": 4, **TWO_LIVE}
+    async with bench.executor({"stub": one}, **few) as first, bench.executor({"stub": two}, **few) as second:
         await until(lambda: first.worker.problem is None and second.worker.problem is None)
         await bench.decide(*(bench.allowed() for _ in range(8)))
         await until(lambda: len(one.calls) == len(two.calls) == 4)
