@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from redis.exceptions import RedisError
 
 from shared.partitions import Partition
+from shared.streams import replicated
 from shared.streams.client import LogClient
 from shared.streams.connection import connect
 from shared.streams.lease import Fenced, Lease
 from shared.streams.replicated import NotReplicated
-from tests.valkeys import WatchedValkeys
+from tests.valkeys import DOWN_AFTER_MS, WatchedValkeys
 
 STREAM = Partition(0).tasks
 
@@ -26,13 +28,21 @@ def pair(new_folder: Callable[[], Path]) -> Iterator[WatchedValkeys]:
     """The last test but one leaves the replica alone."""
     running = WatchedValkeys(new_folder, replicas=1)
     running.start()
+    counts_as_down(running, 20_000)  # a primary that only stands still for a while is not replaced
     yield running
     running.stop()
 
 
+def counts_as_down(pair: WatchedValkeys, after_ms: int) -> None:
+    """To the sentinels: a server that has been silent for so long."""
+    for sentinel in pair.sentinels:
+        with redis.Redis(port=sentinel.port) as client:
+            client.execute_command("SENTINEL", "SET", pair.name, "down-after-milliseconds", after_ms)
+
+
 async def insist(log: LogClient, number: int) -> int:
     """Append until it is taken; how often it was tried."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         for tries in range(1, 1000):
             try:
                 await log.xadd(STREAM, {"n": str(number)})
@@ -50,16 +60,19 @@ async def test_a_role_of_its_own_reaches_the_primary(pair: WatchedValkeys) -> No
 
 
 async def test_what_was_acknowledged_is_there_after_a_failover_and_stale_leases_are_refused(
-    pair: WatchedValkeys,
+    pair: WatchedValkeys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With `SKELDIR_MIN_REPLICAS=0`, which is the only way to go on with one server left."""
     sure, log = (connect(pair.url("admin"), client_name="test", min_replicas=few) for few in (None, 0))
     lease = Lease(sure, Partition(0).lease("policy"), "before", 60_000)
     token = await lease.take()
     acknowledged = 0
-    for number in range(200):
-        await sure.xadd(STREAM, {"n": str(number)})
-        acknowledged = number
+    with monkeypatch.context() as patient:
+        patient.setattr(replicated, "WAIT_MS", 4000)  # for a replica that stands still
+        for number in range(200):
+            await sure.xadd(STREAM, {"n": str(number)})
+            acknowledged = number
+    counts_as_down(pair, DOWN_AFTER_MS)
     pair.primary.send(signal.SIGKILL)
     killed_at = time.monotonic()
     await insist(log, acknowledged + 1)
