@@ -59,7 +59,7 @@ def log(made: Path) -> Iterator[None]:
     eventually(answers, "the log server")
     yield
     server.send_signal(signal.SIGTERM)
-    server.wait(10)
+    server.wait(30)
 
 
 def test_each_service_is_its_own_user_of_the_log(made: Path, log: None) -> None:
@@ -84,7 +84,7 @@ def test_each_role_has_its_password_of_the_database(made: Path, postgres: Embedd
         with psycopg.connect(superuser, autocommit=True) as connection:
             for role, password in postgres._passwords.items():
                 connection.execute(f"ALTER ROLE {role} PASSWORD '{password}'".encode())
-            connection.execute("DROP DATABASE made")
+            connection.execute("DROP DATABASE made WITH (FORCE)")  # a connection's end may not be told there yet
 
 
 def test_keys_are_keys_and_settings_take_what_is_there(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,7 +92,7 @@ async def front(port: int, certificate: Path, *, asks_first: bool = False) -> As
 
 def look(url: str) -> None:
     """Connect as `skeldir migrate` does."""
-    psycopg.connect(url, connect_timeout=5).close()
+    psycopg.connect(url, connect_timeout=30).close()
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ async def test_rediss_checks_the_servers_name(valkey: EmbeddedValkey, certificat
         trusting = connect(f"{url}?ssl_ca_certs={certificate}", client_name="tls")
         assert await trusting.ping()
         await trusting.aclose()
-        other_name = plain.replace(str(valkey.port), str(port))
+        other_name = plain.replace(f":{valkey.port}", f":{port}")
         for wrong in (url, f"{other_name}?ssl_ca_certs={certificate}"):
             refused = connect(wrong, client_name="tls")
             with pytest.raises(RedisError, match=r"(?i)certificate"):
@@ -170,12 +170,12 @@ async def only_by_name(plain: str, port: int, certificate: Path, stranger: Path)
         url = plain.replace(there, f"{name}:{port}")
         url += f"{'&' if '?' in url else '?'}sslmode=verify-full&sslrootcert={root}"
         if good:
-            connection = await asyncpg.connect(url, timeout=5)
+            connection = await asyncpg.connect(url, timeout=30)
             assert await connection.fetchval("SELECT current_user") == "skeldir_ledger"
             await connection.close()
             await asyncio.to_thread(look, url)
         else:
             with pytest.raises((ssl.SSLError, OSError)):
-                await asyncpg.connect(url, timeout=5)
+                await asyncpg.connect(url, timeout=30)
             with pytest.raises(psycopg.OperationalError, match="certificate"):
                 await asyncio.to_thread(look, url)

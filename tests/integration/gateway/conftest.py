@@ -33,7 +33,7 @@ from shared.streams.connection import connect
 from skeldir.embedded import EmbeddedValkey
 from skeldir.keys import new_secret, publish_key
 
-DEADLINE_S = 15.0
+DEADLINE_S = 45.0
 T = TypeVar("T")
 
 

@@ -117,7 +117,12 @@ async def test_without_memory_the_inbox_moves_no_more_than_the_services_keep_up_
 ) -> None:
     monkeypatch.setattr("services.gateway.inbox.MAX_BACKLOG_WITHOUT_MEMORY", 3)
     await fill(bench, 0.88)
-    async with bench.gateway_unready():
+    async with bench.gateway_unready() as gateway:
+
+        async def is_short() -> bool:
+            return bool((await gateway.client.get("/readyz")).json()["checks"]["memory"])
+
+        await eventually(is_short, "it knows that memory is short")
         await bench.put(*(bench.task() for _ in range(8)))
         await bench.tasks(3)
 
