@@ -111,7 +111,9 @@ class Bench:
         redis = connect(self.server.url("gateway"), client_name="gateway-test", max_connections=128)
         history = History(database_url)
         app, workers, _ = compose(redis, history, f"gateway-{uuid4().hex}", settings, patience_s)
-        config = uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1)
+        # Idle connections rest for longer than the client keeps them: else one is closed just when it is used.
+        bounds: dict[str, Any] = {"timeout_graceful_shutdown": 1, "timeout_keep_alive": 75}
+        config = uvicorn.Config(app, port=0, log_config=None, access_log=False, **bounds)
         server = _Server(config)
         serving = asyncio.create_task(server.serve())
         tasks = [asyncio.create_task(_run(worker)) for worker in workers]
