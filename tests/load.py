@@ -58,14 +58,16 @@ class Load:
         self._client.close()
 
     def submit(self, key: str, request_id: str, prompt: dict[str, Any], **more: Any) -> dict[str, Any]:
-        """A task and its result, asked for again and again where it is refused as it may be."""
+        """A task and its result, asked for again and again where it is refused as it may be, or has not ended yet."""
         body = {"task_type": "route", "request_id": request_id, "prompt": prompt, **more}
         headers = {"Authorization": f"Bearer {key}", "Prefer": "wait=20"}
-        while (reply := self._client.post("/v1/tasks", json=body, headers=headers)).is_error:
-            assert reply.status_code in self._refusals, reply.text
+        while True:
+            reply = self._client.post("/v1/tasks", json=body, headers=headers)
+            if reply.is_success and reply.json()["status"] != "pending":
+                result: dict[str, Any] = reply.json()
+                return result
+            assert reply.is_success or reply.status_code in self._refusals, reply.text
             time.sleep(0.05)
-        result: dict[str, Any] = reply.json()
-        return result
 
     def until_all_have(self, count: int, after_s: float = 0) -> None:
         """Until so many tasks of each tenant have ended from now on, or from `after_s` on."""

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal
 
+HELD_LOOK_S = 0.01
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -31,6 +33,8 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | dict[str, Any] | None = None
     delay_s: float = 0
+    until: threading.Event | None = None
+    """Answered when this is set, and not before."""
     drop: Literal["", "unanswered", "in the middle"] = ""
     drip_s: float = 0
     pieces: tuple[dict[str, Any] | bytes, ...] | None = None
@@ -213,6 +217,8 @@ class MockProvider:
         asked = json.loads(body) if body else {}
         reply = self.answer(path, headers, asked)
         await asyncio.sleep(reply.delay_s)
+        while reply.until is not None and not reply.until.is_set():
+            await asyncio.sleep(HELD_LOOK_S)
         if reply.drop == "unanswered":
             return False
         if reply.streams(path, asked):

@@ -29,7 +29,7 @@ from tests.stack import Stack
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "runbooks"
-COMMAND_S = 60.0
+COMMAND_S = 100.0
 DONE = "-- done:"
 
 _PARTS = re.compile(r"^<!-- given: (?P<given>.+?) -->$|^```console\n(?P<block>.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -10,9 +10,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 from types import TracebackType
@@ -21,13 +21,16 @@ from unittest.mock import patch
 from uuid import UUID, uuid4
 
 import httpx
+import psutil
 import psycopg
 import redis
 import structlog
 from psycopg.rows import dict_row
 from redis.connection import parse_url
 
+from shared.control_state import order_of
 from shared.log_address import several_servers
+from shared.partitions import CONTROL
 from shared.streams.connection import connect
 from skeldir.cli import main
 from skeldir.keys import new_secret, publish_key
@@ -36,16 +39,19 @@ T = TypeVar("T")
 
 # All connections may rest: httpx (0.28) closes surplus ones beside threads that are about to send on them.
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100)
-START_S = 60.0
-STOP_S = 30.0
+START_S = 90.0
+STOP_S = 60.0
+# Longer than a machine that does other things, too, stands still: a service that cannot read its orders for so long
+# stops calls. What it does then is tested where it is set.
+STALENESS_MS = 5000
+DECISIONS = ("task.allowed", "task.blocked")
 
 
 def eventually(look: Callable[[], T | None], what: str, seconds: float = 30.0) -> T:
-    """The first value of `look` that is neither None nor False."""
+    """The first value of `look` that is something: no rows are none yet."""
     deadline = time.monotonic() + seconds
     while True:
-        found = look()
-        if found is not None and found is not False:
+        if found := look():
             return found
         assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         time.sleep(0.02)
@@ -57,6 +63,28 @@ def in_a_thread(work: Callable[[], T]) -> T:
         return thread.submit(work).result()
 
 
+@contextmanager
+def paused(*pids: int) -> Iterator[None]:
+    """Paused, as by a debugger or a virtual machine that moves; not dead."""
+    assert all(pids), "each is a process that runs: 0 would be all of ours"
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def port_of(pid: int) -> int | None:
+    """The port that this process listens on, once it does. A port that is chosen beforehand may be taken by then."""
+    try:
+        found = psutil.Process(pid).net_connections(kind="tcp")
+    except psutil.NoSuchProcess:
+        return None
+    return next((int(one.laddr.port) for one in found if one.status == psutil.CONN_LISTEN), None)
+
+
 class Stack:
     """`skeldir up` in a process of its own."""
 
@@ -65,6 +93,7 @@ class Stack:
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._client = httpx.Client(trust_env=False, timeout=60, limits=LIMITS)
+        self._bystander = ""
 
     def __enter__(self) -> Stack:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -86,7 +115,8 @@ class Stack:
         """What a person's shell would have: nothing of ours but what the test sets."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("SKELDIR_", "OPENAI_"))}
         ports = {f"SKELDIR_{name}_PORT": "0" for name in ("GATEWAY", "POLICY", "EXECUTOR", "LEDGER")}
-        return {**clean, **ports, "SKELDIR_DATA_DIR": str(self.data), **self._environment}
+        known = {"SKELDIR_DATA_DIR": str(self.data), "SKELDIR_CONTROL_STALENESS_MS": str(STALENESS_MS)}
+        return {**clean, **ports, **known, **self._environment}
 
     def start(self) -> None:
         """Start it and wait for the ready file."""
@@ -127,6 +157,10 @@ class Stack:
         found: dict[str, Any] = json.loads((self.directory / "ready.json").read_text())
         return found
 
+    def pid(self, service: str) -> int:
+        """Of a service, which may just be started again: then it has none for a moment."""
+        return eventually(lambda: int(self.ready["pids"][service]) or None, f"{service} runs")
+
     def cli(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a `skeldir` command as a person does, but in this process, which saves a second or two of CPU.
 
@@ -163,6 +197,29 @@ class Stack:
             structlog.configure(**logs)
         return subprocess.CompletedProcess(["skeldir", *arguments], code, out.getvalue(), err.getvalue())
 
+    def order(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a `skeldir` command that gives an order, and wait until it holds."""
+        done = self.cli(*arguments)
+        self.until_heard()
+        return done
+
+    def until_heard(self) -> None:
+        """Until decisions are made by every order that was given before this: a service hears of one a moment later.
+
+        A decision says which order it knew last; so a bystander's tasks are decided until that is the newest of now.
+        """
+        self._bystander = self._bystander or self.key(str(uuid4()), str(uuid4()))
+        newest = order_of(self.redis().xrevrange(CONTROL, count=1)[0][0].decode())
+
+        def is_heard() -> bool:
+            task_id = self.run(key=self._bystander, prompt={"model": "stub:model"})["task_id"]
+            lines = self.get(f"/v1/tasks/{task_id}/events", key=self._bystander).text.splitlines()
+            events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+            decided = (one["data"]["control_position"] for one in events if one.get("type") in DECISIONS)
+            return any(order_of(position) >= newest for position in decided)
+
+        eventually(is_heard, "policy knows the orders")
+
     def process(self, *arguments: str, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a `skeldir` command in a process of its own."""
         command = [sys.executable, "-m", "skeldir", *arguments]
@@ -193,7 +250,14 @@ class Stack:
         """Submit a task on the stub and wait for its end."""
         prompt = fields.pop("prompt", {})
         body = {"task_type": task_type, "request_id": fields.pop("request_id", str(uuid4())), **fields}
-        reply = self.post("/v1/tasks", {**body, "prompt": prompt}, key=key, Prefer="wait=30")
+
+        def answer() -> httpx.Response | None:
+            """A log of several servers says no while a replica stands still: then as every client does, again."""
+            reply = self.post("/v1/tasks", {**body, "prompt": prompt}, key=key, Prefer="wait=30")
+            again = reply.status_code == 503 and several_servers(self.ready["redis_url"]) is not None
+            return None if again else reply
+
+        reply = eventually(answer, "an answer")
         assert reply.status_code == 200, reply.text
         result: dict[str, Any] = reply.json()
         return result

@@ -25,6 +25,7 @@ SETTINGS = {
     "SKELDIR_LATE_RESULT_SECONDS": "3",
     "SKELDIR_BREAKER_OPEN_SECONDS": "0.5",
     "SKELDIR_DECISION_TTL_MS": "10000",
+    "SKELDIR_CONTROL_STALENESS_MS": "2000",  # as it is by itself: how soon a stop holds is one of the claims
 }
 # A reservation here is about 0.015 cents, a call some 0.004.
 TIGHT = ({"hourly_cents": "0.1"}, {"monthly_cents": "0.2"})
