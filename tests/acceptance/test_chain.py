@@ -11,7 +11,7 @@ import pytest
 
 from shared.partitions import partition_for
 from shared.settings import Settings
-from tests.stack import Stack, eventually
+from tests.stack import Stack, eventually, paused
 
 TYPES = ["route", "explanation", "investigation", "budget_optimization"]
 
@@ -191,11 +191,12 @@ def test_a_nul_byte_and_a_plain_string_trace_are_stored(stack: Stack) -> None:
 
 
 def test_a_pending_task_can_be_looked_at(stack: Stack) -> None:
-    body = {"task_type": "route", "request_id": str(uuid4()), "prompt": {"simulated_delay_ms": 1500}}
-    reply = stack.post("/v1/tasks", body)
-    assert (reply.status_code, reply.json()["status"]) == (202, "pending")
-    path = f"/v1/tasks/{reply.json()['task_id']}"
-    assert stack.get(path).json()["status"] == "pending"
+    body = {"task_type": "route", "request_id": str(uuid4()), "prompt": {}}
+    with paused(stack.pid("executor")):
+        reply = stack.post("/v1/tasks", body)
+        assert (reply.status_code, reply.json()["status"]) == (202, "pending")
+        path = f"/v1/tasks/{reply.json()['task_id']}"
+        assert stack.get(path).json()["status"] == "pending"
     eventually(lambda: stack.get(path).json()["status"] == "success", "the result")
     assert stack.get(path, key=stack.key(str(uuid4()))).status_code == 404
     tenants = stack.key(stack.ready["tenant_id"])

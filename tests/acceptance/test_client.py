@@ -14,7 +14,7 @@ from uuid import uuid4
 import pytest
 
 from skeldir import AsyncClient, Client, Pending, SkeldirError
-from tests.stack import Stack
+from tests.stack import Stack, paused
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def test_a_task_is_run_and_a_repeat_is_the_same(client: Client) -> None:
     assert client.run("route", prompt, request_id=request) == first
 
 
-def test_a_submitted_task_is_pending_until_it_has_a_result(client: Client) -> None:
-    prompt = {"simulated_delay_ms": 1500}
-    pending = client.submit("explanation", prompt)
-    assert isinstance(pending, Pending)
-    assert isinstance(client.result(pending.task_id), Pending)
-    result = client.run("explanation", prompt, request_id=pending.request_id)
+def test_a_submitted_task_is_pending_until_it_has_a_result(client: Client, stack: Stack) -> None:
+    with paused(stack.pid("executor")):
+        pending = client.submit("explanation", {})
+        assert isinstance(pending, Pending)
+        assert isinstance(client.result(pending.task_id), Pending)
+    result = client.run("explanation", {}, request_id=pending.request_id)
     assert (result.status, client.result(pending.task_id)) == ("success", result)
 
 
@@ -54,8 +54,9 @@ async def test_the_same_for_asyncio(stack: Stack) -> None:
     async with AsyncClient(stack.ready["gateway_url"], stack.ready["api_key"]) as client:
         results = await asyncio.gather(*(client.run("route", {"text": str(n)}) for n in range(20)))
         assert {result.status for result in results} == {"success"}
-        pending = await client.submit("route", {"simulated_delay_ms": 1500})
-        assert isinstance(await client.result(pending.task_id), Pending)
+        with paused(stack.pid("executor")):
+            pending = await client.submit("route", {})
+            assert isinstance(await client.result(pending.task_id), Pending)
 
 
 Reply = tuple[int, dict[str, str], bytes]

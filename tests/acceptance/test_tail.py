@@ -7,14 +7,21 @@ import subprocess
 import sys
 from uuid import uuid4
 
-from tests.stack import Stack
+from tests.stack import Stack, eventually
 
 
 def test_a_tail_follows_a_request_to_its_end(stack: Stack) -> None:
     request, prompt = str(uuid4()), {"text": "a private question"}
     command = [sys.executable, "-m", "skeldir", "tail", "--json", "--request", request, "--from-start"]
     tail = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=stack.environment)
+
+    def follows() -> bool:
+        """Until then it may take longer to start than what all have read is kept."""
+        clients = stack.redis().client_list()
+        return any(one["name"].startswith("skeldir-cli-") and one["cmd"].startswith("xread") for one in clients)
+
     try:
+        eventually(follows, "it reads the log", 60)
         result = stack.run(request_id=request, prompt=prompt)
         assert tail.stdout is not None
         # Each stream in its order; between streams none is promised.
