@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,13 +18,24 @@ import pytest
 from shared.events.tasks import TaskType, task_id_of
 from shared.partitions import Partition, partition_of
 from tests.load import Load
+from tests.mock_provider import MockProvider, Reply
 from tests.stack import Stack, eventually
 
 SAID = "SKELDIR_PARTITIONS is 3, but the log has 2 partitions: unset it (the log says how many), or set it to 2"
 
 
-def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(SKELDIR_PARTITIONS="2")
+@pytest.fixture
+def provider() -> Iterator[MockProvider]:
+    with MockProvider() as running:
+        yield running
+
+
+@pytest.mark.timeout(300)
+def test_nothing_starts_with_another_number_than_the_log_has(
+    new_stack: Callable[..., Stack], provider: MockProvider
+) -> None:
+    asked = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": provider.url, "SKELDIR_DEFAULT_PROVIDER": "stub"}
+    stack = new_stack(SKELDIR_PARTITIONS="2", SKELDIR_PROVIDER_TIMEOUT_MS="200000", **asked)
     assert stack.run()["status"] == "success"
     other = {**stack.environment, "SKELDIR_PARTITIONS": "3", "SKELDIR_REDIS_URL": stack.ready["redis_url"]}
     other["SKELDIR_DATABASE_URL"] = stack.ready["database_url"]
@@ -31,7 +43,7 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
     for command in (("serve", "policy"), ("tail",), ("limits", "show", *who), ("restore", "gap")):
         refused = stack.cli_in(other, *command)
         assert (refused.returncode, refused.stderr.strip()) == (2, f"skeldir: {SAID}"), command
-    _a_growth_that_does_not_come_to_its_end_changes_nothing(stack)
+    _a_growth_that_does_not_come_to_its_end_changes_nothing(stack, provider)
     # A stop does not depend on it.
     stopped = stack.cli_in(other, "kill-switch", "engage", "--tenant", stack.ready["tenant_id"], "--reason", "test")
     assert stopped.returncode == 0, stopped.stderr
@@ -51,29 +63,29 @@ def test_nothing_starts_with_another_number_than_the_log_has(new_stack: Callable
     assert (again.returncode, again.stderr.strip()) == (2, f"skeldir: {SAID}")
 
 
-def _a_growth_that_does_not_come_to_its_end_changes_nothing(stack: Stack) -> None:
+def _a_growth_that_does_not_come_to_its_end_changes_nothing(stack: Stack, provider: MockProvider) -> None:
     """It is out of time, or it is killed: new tasks are taken again, by themselves."""
     assert "no multiple of 2" in stack.refused("partitions", "grow", "3")
-    with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(stack.run, prompt={"simulated_delay_ms": 6000})
-        fences = [Partition(number).fence for number in range(2)]
-        eventually(lambda: "task.allowed" in _newest(stack) or None, "the long call is under way")
-        late = stack.cli("partitions", "grow", "4", "--timeout", "1", check=False)
+    over, fences = Event(), [Partition(number).fence for number in range(2)]
+    provider.script(Reply(until=over))
+    message = {"role": "user", "content": "a long call"}
+    long = {"task_type": "route", "prompt": {"model": "openai:gpt-4o-mini", "max_tokens": 9, "messages": [message]}}
+    task_id = stack.post("/v1/tasks", long).json()["task_id"]
+    try:
+        eventually(lambda: provider.calls, "the long call is under way")
+        late = stack.cli("partitions", "grow", "4", "--timeout", "2", check=False)
         assert late.returncode == 1 and "executors have not ended 1 decisions. Nothing has changed" in late.stderr
         assert stack.run()["status"] == "success"
         command = [sys.executable, "-m", "skeldir", "partitions", "grow", "4"]
         with subprocess.Popen(command, env=stack.environment, stdout=subprocess.DEVNULL) as killed:
-            eventually(lambda: stack.redis().mget(fences) == [b"closed"] * 2 or None, "it has closed the log")
+            eventually(lambda: stack.redis().mget(fences) == [b"closed"] * 2 or None, "it has closed the log", 60)
             killed.kill()
         assert stack.run()["status"] == "success", "it waited until the log was open again, and no longer"
-        assert long.result()["status"] == "success"
+    finally:
+        over.set()
+    path = f"/v1/tasks/{task_id}"
+    eventually(lambda: stack.get(path).json()["status"] == "success", "the long call has its answer")
     assert json.loads(stack.cli("partitions", "show", "--json").stdout)["partitions"] == 2
-
-
-def _newest(stack: Stack) -> str:
-    """Of what policy has decided, the types of the last few."""
-    found = [stack.redis().xrevrange(Partition(number).decisions, count=3) for number in range(2)]
-    return " ".join(str(fields[b"type"], "ascii") for page in found for _, fields in page)
 
 
 @pytest.mark.timeout(300)
@@ -84,7 +96,7 @@ def test_the_log_grows_under_load_and_no_client_sees_it(new_stack: Callable[...,
     moved = next(one for one in load.users if _in(one, 4) == 2)
     spender, by_inbox = str(uuid4()), {tenant: [str(uuid4()) for _ in range(30)] for tenant in load.users}
     key = stack.key(moved, spender)
-    stack.cli("limits", "set", "--tenant", moved, "--user", spender, "--monthly-cents", "1")
+    stack.order("limits", "set", "--tenant", moved, "--user", spender, "--monthly-cents", "1")
     spent = [stack.run(key=key, request_id=f"spent {n}", prompt={"simulated_cost_cents": 0.4}) for n in range(2)]
     lost = stack.run(key=load.keys[moved], prompt={"simulated_delay_ms": 9000, "simulated_cost_cents": 0.1})
     assert lost["failure_reason"] == "provider_timeout"

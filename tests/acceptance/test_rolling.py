@@ -12,17 +12,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from itertools import product
+from uuid import uuid4
 
 import httpx
 import pytest
 
-from skeldir.embedded.process import free_port
 from tests.load import Load
-from tests.stack import Stack, eventually
+from tests.stack import Stack, eventually, port_of
 
 PARTITIONS = 4
 START_S = 90.0
 LOOK_S = 0.1
+HOLD_S = 30.0
+"""So long a connection waits for a server that is ready: while the machine stands still, none looks so."""
 # A checkout of an older release: then the processes that are replaced are of it (`git worktree add /tmp/older v1`).
 OLDER = os.environ.get("SKELDIR_TEST_OLDER_RELEASE")
 
@@ -58,7 +60,7 @@ class Balancer:
         server.close()
 
     async def _look(self) -> None:
-        async with httpx.AsyncClient(trust_env=False, timeout=2) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
             while True:
                 ready = []
                 for port in list(self.servers):
@@ -69,12 +71,15 @@ class Balancer:
                 await asyncio.sleep(LOOK_S)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for port in list(self.ready):
-            with suppress(OSError):
-                there = await asyncio.open_connection("127.0.0.1", port)
-                self.ready.sort(key=lambda one, last=port: one == last)  # type: ignore[misc]
-                await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
-                return
+        until = asyncio.get_running_loop().time() + HOLD_S
+        while asyncio.get_running_loop().time() < until:
+            for port in list(self.ready):
+                with suppress(OSError):
+                    there = await asyncio.open_connection("127.0.0.1", port)
+                    self.ready.sort(key=lambda one, last=port: one == last)  # type: ignore[misc]
+                    await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
+                    return
+            await asyncio.sleep(LOOK_S)
         writer.close()
 
 
@@ -90,20 +95,24 @@ class Process:
     """`skeldir serve`, as an init system or Kubernetes runs it."""
 
     def __init__(self, stack: Stack, service: str, release: str | None = None) -> None:
-        self.port = free_port()
         environment = stack.environment | {
             "SKELDIR_REDIS_URL": stack.ready["redis_url"],
             "SKELDIR_DATABASE_URL": stack.ready["database_url"],
-            f"SKELDIR_{service.upper()}_PORT": str(self.port),
+            f"SKELDIR_{service.upper()}_PORT": "0",
         }
-        self._log = stack.directory / f"{service}-{self.port}.log"
+        self._log = stack.directory / f"{service}-{uuid4()}.log"
         with self._log.open("ab") as log:
             command = [sys.executable, "-m", "skeldir", "serve", service]  # of the folder, before what is installed
             self._process = subprocess.Popen(command, cwd=release, env=environment, stdout=log, stderr=log)
 
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 while it does not."""
+        return port_of(self._process.pid) or 0
+
     def until_ready(self) -> Process:
         """Itself, ready."""
-        eventually(partial(is_ready, self.port), f"{self._log.name} says that it is ready", START_S)
+        eventually(lambda: is_ready(self.port), f"{self._log.name} says that it is ready", START_S)
         return self
 
     def knows(self, key: str) -> bool:
@@ -114,7 +123,7 @@ class Process:
     def stop(self) -> None:
         """SIGTERM; it is to end by itself, and in good order."""
         self._process.send_signal(signal.SIGTERM)
-        assert self._process.wait(20) == 0, self._log.read_text()[-2000:]
+        assert self._process.wait(60) == 0, self._log.read_text()[-2000:]
 
     def kill(self) -> None:
         """Whatever became of it."""
@@ -131,8 +140,7 @@ def is_ready(port: int) -> bool:
 @pytest.mark.timeout(400)  # eight processes start, one after another
 def test_every_service_is_replaced_and_no_client_sees_an_error(new_stack: Callable[..., Stack]) -> None:
     """A rolling upgrade: of each service a second process, then the first one goes. `up` starts its own ones again."""
-    ports = {name: free_port() for name in ("policy", "executor")}
-    stack = new_stack(**{f"SKELDIR_{name.upper()}_PORT": str(port) for name, port in ports.items()})
+    stack = new_stack()
     processes: list[Process] = []
 
     def start(service: str, release: str | None = None) -> Process:
@@ -140,7 +148,7 @@ def test_every_service_is_replaced_and_no_client_sees_an_error(new_stack: Callab
         return processes[-1]
 
     def restart_of_up(service: str) -> None:
-        before = stack.ready["pids"][service]
+        before = stack.pid(service)
         os.kill(before, signal.SIGTERM)
         eventually(lambda: stack.ready["pids"][service] not in (0, before), f"`up` started {service} again")
 
@@ -163,7 +171,7 @@ def test_every_service_is_replaced_and_no_client_sees_an_error(new_stack: Callab
                 for service, other in (("policy", policy), ("executor", executor)):
                     restart_of_up(service)
                     load.until_all_have(3)
-                    eventually(partial(is_ready, ports[service]), "it is back")
+                    eventually(lambda name=service: is_ready(port_of(stack.pid(name)) or 0), "it is back")  # type: ignore[misc]
                     other.stop()
                     load.until_all_have(3)
                 restart_of_up("ledger")
