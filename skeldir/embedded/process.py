@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pwd
@@ -20,6 +21,11 @@ from skeldir.embedded.claim import LOOK_S, Claim
 from skeldir.private_file import write_private
 
 STOP_S = 15.0
+# Below those that a system gives to connections, and to whoever takes any (Linux from 32768, macOS from 49152): one of
+# those may be another's by the time that a server listens on it, which takes seconds where it first makes its files.
+PORTS = range(20_000, 30_000)
+# Processes that look at the same time begin apart from each other, and none of them says the same port again soon.
+_numbers = itertools.count(os.getpid() * 61)
 
 
 class ServerFailed(RuntimeError):
@@ -108,10 +114,13 @@ def _stream(stream: IO[str] | None) -> IO[str]:
 
 
 def free_port() -> int:
-    """A port on the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on the loopback address that nobody listens on now, nor is likely to before who asks for it does."""
+    for number in itertools.islice(_numbers, len(PORTS)):
+        port = PORTS[number % len(PORTS)]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ServerFailed(f"no port from {PORTS.start} to {PORTS.stop - 1} is free")
 
 
 def stored_secrets(path: Path, names: Sequence[str]) -> dict[str, str]:
