@@ -89,7 +89,8 @@ def set_aside(stack: Stack, origin: str) -> set[bytes]:
 def unsettled(stack: Stack, stream: str, group: str) -> int:
     """Entries of the stream that the group has not dealt with yet."""
     (about,) = [one for one in stack.redis().xinfo_groups(stream) if one["name"] == group.encode()]
-    return int(about["pending"]) + int(about["lag"] or 0)
+    assert about["lag"] is not None, "nothing is taken out of it"
+    return int(about["pending"]) + int(about["lag"])
 
 
 def stops_everything(data: Any) -> bool:
@@ -107,7 +108,8 @@ def test_the_inbox_takes_anything(stack: Stack) -> None:
     sent = []
     for _ in range(ENTRIES):
         sent.append(log.xadd("skeldir:inbox", entry(task(stack, user), dice)))
-    eventually(lambda: not unsettled(stack, "skeldir:inbox", "gateway"), "all is read", 60)
+    # Its group's lag is not known while what was dealt with is taken out.
+    eventually(lambda: not log.xlen("skeldir:inbox"), "all is dealt with, and gone", 60)
     refused = set_aside(stack, "skeldir:inbox")
     taken = [one for one in sent if one not in refused]
     rows = "SELECT count(*) AS count FROM llm_api_calls WHERE status <> 'pending'"
@@ -118,7 +120,6 @@ def test_the_inbox_takes_anything(stack: Stack) -> None:
 
     eventually(ended, "those that are tasks have ended", 30)
     assert len(refused & set(sent)) + len(taken) == ENTRIES and len(taken) < ENTRIES / 3
-    assert log.xlen("skeldir:inbox") == 0, "what was dealt with is gone"
     assert stack.ready["pids"] == pids, "no service fell over it"
     assert stack.run()["status"] == "success"
 
