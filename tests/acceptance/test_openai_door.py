@@ -38,6 +38,7 @@ def provider() -> Iterator[MockProvider]:
 def skeldir(provider: MockProvider, new_folder: Callable[[], Path]) -> Iterator[Stack]:
     """A running system in front of that provider."""
     rich = {"SKELDIR_HOURLY_SHUTOFF_CENTS": "100000", "SKELDIR_MONTHLY_CAP_CENTS": "100000"}
+    rich |= {"SKELDIR_PROVIDER_TIMEOUT_MS": "60000"}  # what is slow here is slow on purpose, or the machine
     given = {"OPENAI_API_KEY": "sk-test-0123456789", "OPENAI_BASE_URL": provider.url}
     with Stack(new_folder(), {**rich, **given}) as running:
         yield running
@@ -172,7 +173,7 @@ def test_the_first_piece_comes_when_it_is_there_and_who_leaves_cancels_and_pays_
     # The second piece is a minute away: that there is a first one says that nobody waited for it.
     assert next(stream).choices[0].delta.content == "first"
     stream.close()
-    eventually(lambda: provider.abandoned > abandoned, "the call is cancelled", 10)
+    eventually(lambda: provider.abandoned > abandoned, "the call is cancelled")
     row = caller.row()
     assert (row["status"], row["failure_reason"]) == ("failed", "stream_cut:client_left")
     spent = from_cents(row["budget_settled_cents"])
@@ -185,7 +186,7 @@ def test_who_leaves_a_stream_takes_it_from_nobody_who_waits_for_the_same(
 ) -> None:
     usage = {**piece({}), "choices": [], "usage": {"prompt_tokens": 1000, "completion_tokens": 100}}
     begun = piece({"role": "assistant", "content": "first"})
-    provider.script(Reply(pieces=(begun, *[WORD] * 6, piece({}, "stop"), usage), pause_s=0.6))
+    provider.script(Reply(pieces=(begun, *[WORD] * 6, piece({}, "stop"), usage), pause_s=1))
     same = {"extra_headers": {"Idempotency-Key": str(uuid4())}}
     duplicates, abandoned = caller.duplicates(), provider.abandoned
     stream = caller.stream(**same)
@@ -211,8 +212,8 @@ def test_a_kill_switch_cuts_a_stream_with_a_proper_end(caller: Caller, provider:
     with pytest.raises(openai.APIError) as cut:
         list(stream)
     assert cut.value.code == "provider_kill_switch"
-    assert time.monotonic() - engaged < 5, "a second, on a machine five times slower"
-    eventually(lambda: provider.abandoned > abandoned, "the provider is told, too", 10)
+    assert time.monotonic() - engaged < 10, "a second, on a machine that is slower, or stands still meanwhile"
+    eventually(lambda: provider.abandoned > abandoned, "the provider is told, too")
     assert caller.row()["failure_reason"] == "stream_cut:provider_kill_switch"
     for asked in (caller.chat, caller.stream):
         with pytest.raises(openai.InternalServerError) as refused:
@@ -228,7 +229,7 @@ def test_a_stream_that_passes_its_hold_is_cut(caller: Caller, provider: MockProv
     with pytest.raises(openai.APIError) as cut:
         heard.extend(iter(lambda: next(stream), None))
     assert cut.value.code == "hold_reached" and len(heard) > 20
-    eventually(lambda: provider.abandoned > abandoned, "the call is cancelled", 10)
+    eventually(lambda: provider.abandoned > abandoned, "the call is cancelled")
     row = caller.row()
     assert row["failure_reason"] == "stream_cut:hold_reached" and row["output_tokens"] >= 20
     least = pricing.cost("openai", MODEL, 0, 21)

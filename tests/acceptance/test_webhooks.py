@@ -93,6 +93,7 @@ def test_a_tasks_end_is_told_and_the_secret_is_nowhere(impatient_stack: Stack) -
         said = stack.post("/v1/control", order, key=ready["operator_key"])
         assert said.status_code == 202, said.text
         assert stack.post("/v1/control", order).status_code == 403, "a producer orders nothing"
+        stack.until_heard()
         result = stack.run(prompt={"simulated_output_text": "a private answer"})
         (told,) = eventually(lambda: receiver.at("/told") or None, "the message")
         secret = said.json()["secret"]
