@@ -112,9 +112,10 @@ async def _servers(redis: LogClient, min_replicas: int) -> list[Finding]:
 
 
 async def _log(redis: LogClient, settings: Settings) -> list[Finding]:
+    asked_ms = time.time() * 1000
     seconds, micro = await redis.time()
     now_ms = seconds * 1000 + micro // 1000
-    skew_ms = abs(time.time() * 1000 - now_ms)
+    skew_ms = skew_of(asked_ms, now_ms, time.time() * 1000)
     follow = "services follow the server's clock; mend NTP all the same"
     letters = await redis.xlen(DEAD_LETTERS)
     return [
@@ -123,6 +124,11 @@ async def _log(redis: LogClient, settings: Settings) -> list[Finding]:
         judged("dead letters", letters == 0, str(letters), "look: skeldir dead-letters list", LETTERS),
         *await _partitions(redis, settings, now_ms),
     ]
+
+
+def skew_of(asked_ms: float, said_ms: float, heard_ms: float) -> float:
+    """How far another clock's reading is at least from this machine's: the way there and back is no skew."""
+    return max(asked_ms - said_ms, said_ms - heard_ms, 0.0)
 
 
 def _server(info: dict[str, Any], min_replicas: int) -> list[Finding]:

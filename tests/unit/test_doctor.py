@@ -53,3 +53,9 @@ def test_partitions_that_are_well_are_one_line_and_the_others_have_their_own() -
         ("partition 2 ledger", "31.0 s behind"),
     ]
     assert findings.summed_up(found[:4]) == found[:4], "of one partition there is nothing to sum up"
+
+
+def test_an_answer_that_took_long_is_no_wrong_clock() -> None:
+    assert doctor.skew_of(10_000, 10_900, 12_000) == 0, "within the two seconds that it took"
+    assert doctor.skew_of(10_000, 9_300, 10_001) == 700
+    assert doctor.skew_of(10_000, 10_701, 10_001) == 700
