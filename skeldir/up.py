@@ -45,7 +45,8 @@ NOT_ARCHIVING = {
     f"SKELDIR_{name}"
     for name in ("REDIS_URL", "DATABASE_URL", "DATABASE_READ_URL", "LEDGER_DATABASE_URL", "WEBHOOK_SECRET_KEY")
 }
-READY_S = 30.0
+# A machine that does other things, too, takes half of that; a service that ends is told of at once.
+READY_S = 60.0
 # Beyond the time that a service has for its work in hand.
 STOP_S = 4.0
 WATCH_S = 0.1

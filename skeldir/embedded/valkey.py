@@ -15,7 +15,8 @@ from skeldir.embedded.process import GuardedProcess, ServerFailed, free_port, st
 from skeldir.private_file import write_private
 from skeldir.server_roles import LOG_ROLES, users_acl
 
-START_S = 10.0
+# One that cannot start ends at once. One that runs and does not answer yet reads its log again.
+START_S = 300.0
 MIB = 1 << 20
 # What a container may use, where this runs in one (control groups, version 2).
 CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
