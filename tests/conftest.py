@@ -108,7 +108,7 @@ def impatient_stack(new_folder: NewFolder, collector: Collector) -> Iterator[Sta
     """A `skeldir up` that gives up soon: on a provider, on a dead executor, on an open breaker; on the stub, too."""
     soon = {"PROVIDER_TIMEOUT_MS": "1500", "EXECUTOR_CLAIM_IDLE_MS": "600", "BREAKER_OPEN_SECONDS": "0.5"}
     soon |= {"PROVIDER_BREAKER_STUB": "true", "PROVIDER_BREAKER_CONSECUTIVE_FAILURES": "6"}
-    soon |= {"PROVIDER_BREAKER_OPEN_SECONDS": "2", "PROVIDER_BREAKER_PROBES": "1"}
+    soon |= {"PROVIDER_BREAKER_OPEN_SECONDS": "6", "PROVIDER_BREAKER_PROBES": "1"}
     soon |= {"WEBHOOKS_ALLOW_PRIVATE": "true"}  # to receivers of the tests
     traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "200"}
     with Stack(new_folder(), {f"SKELDIR_{name}": value for name, value in soon.items()} | traced) as running:

@@ -47,7 +47,7 @@ def test_months_leave_by_themselves_where_it_is_set(new_stack: Callable[..., Sta
     set_once = {"SKELDIR_ARCHIVE_DIR": str(folder), "SKELDIR_ARCHIVE_AFTER_MONTHS": "1"}
     stack = new_stack(**set_once)
     with_a_history(stack, Owner(uuid4(), uuid4()))
-    os.kill(stack.ready["pids"]["archive"], signal.SIGKILL)  # it is started again, and begins at once
+    os.kill(stack.pid("archive"), signal.SIGKILL)  # it is started again, and begins at once
     query = "SELECT to_char(month, 'YYYY-MM') AS month, key_id FROM event_archives"
 
     def recorded() -> list[tuple[str, str | None]]:

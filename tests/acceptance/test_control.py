@@ -96,7 +96,9 @@ def test_after_the_open_time_exactly_one_probe_goes_through(impatient_stack: Sta
 
     def probed() -> Counter[str] | None:
         """What was decided while one of ten was under way; None where none got through, or all others came later."""
-        results = {one["task_id"]: one for one in user.at_once(10, prompt={"simulated_delay_ms": 1200})}
+        results = {
+            one["task_id"]: one for one in user.at_once(10, prompt={"model": "stub:probed", "simulated_delay_ms": 1200})
+        }
         for one in results.values():
             user.row(one)
         kinds = ("task.allowed", "task.blocked", "reservation.ended")
@@ -486,7 +488,8 @@ def test_a_crash_in_mid_call_ends_and_tells_the_truth(impatient_stack: Stack) ->
     def crashed() -> tuple[User, dict[str, Any], dict[str, Any]] | None:
         """Somebody's task and its row; None where the call was over before the executor was gone."""
         user = User(impatient_stack)
-        body = {"task_type": "route", "prompt": {"simulated_delay_ms": 5000}, "max_cost_cents": 4}
+        prompt = {"model": "stub:crashing", "simulated_delay_ms": 5000}
+        body = {"task_type": "route", "prompt": prompt, "max_cost_cents": 4}
         executor = user.stack.pid("executor")
         task = user.stack.post("/v1/tasks", body, key=user.key).json()
         eventually(lambda: user.rows("SELECT id FROM events WHERE type = 'attempt.started'"), "the attempt")
