@@ -101,6 +101,7 @@ def test_a_paused_policy_is_replaced_in_time_and_decides_nothing_when_it_wakes_u
     assert longest_s < 2 * LEASE_S
 
 
+@pytest.mark.timeout(300)  # each of its waits says by itself what it waited for
 def test_with_the_ledger_stopped_decisions_go_on_to_the_bound_and_nothing_is_lost(stack: Stack) -> None:
     """At the bound the door closes, a stop gets through, the inbox keeps its entries; then all ends are booked."""
     log = stack.redis()

@@ -244,15 +244,15 @@ def lose_the_log(lossy: Lossy) -> None:
     stack, tenant, user = lossy.stack, lossy.stack.ready["tenant_id"], str(uuid4())
     lossy.stopped_key = stack.key(tenant, user)
     stack.cli("kill-switch", "engage", "--tenant", tenant, "--user", user, "--reason", "theirs")
-    stack.cli("limits", "set", "--tenant", tenant, "--calls", "100", "--per", "month")
+    stack.order("limits", "set", "--tenant", tenant, "--calls", "100", "--per", "month")
     for number in range(3):
         lossy.run(f"before {number}")
     lossy.provider.script(Reply(delay_s=300))
-    waiting = lossy.pool.submit(lossy.submit, "called", "called")
+    waiting = lossy.pool.submit(lossy.submit, "called", "called", wait="wait=60")
     lossy.in_books("attempt.started", "called")
     lossy.copy_log()
     lossy.run("after the copy")
-    os.kill(stack.ready["pids"]["policy"], signal.SIGSTOP)
+    os.kill(stack.pid("policy"), signal.SIGSTOP)
     assert lossy.submit("undecided", "undecided", wait="").status_code == 202
     lossy.in_books("task.submitted", "undecided")
     lossy.expected = lossy.policy()
@@ -269,17 +269,17 @@ def lose_the_log(lossy: Lossy) -> None:
 def _forget(waiting: Future[httpx.Response]) -> None:
     """Its gateway is gone."""
     with pytest.raises(httpx.HTTPError):
-        waiting.result(30)
+        waiting.result(60)
 
 
 def nothing_is_called_again(lossy: Lossy) -> None:
     """What had ended is answered as it was, what had not has ended; orders and limits hold; work goes on."""
     stack, before = lossy.stack, lossy.calls()
     for request_id, result in lossy.results.items():
-        again = stack.post("/v1/tasks", lossy.bodies[request_id], Prefer="wait=10").json()
+        again = stack.post("/v1/tasks", lossy.bodies[request_id], Prefer="wait=30").json()
         assert (again["status"], again["output_text"]) == ("success", result["output_text"])
     called, undecided = (
-        stack.post("/v1/tasks", lossy.bodies[name], Prefer="wait=10").json() for name in ("called", "undecided")
+        stack.post("/v1/tasks", lossy.bodies[name], Prefer="wait=30").json() for name in ("called", "undecided")
     )
     assert (called["status"], called["failure_reason"], called["provider_attempted"]) == ("failed", "log_lost", True)
     assert (undecided["status"], undecided["blocked_reason"]) == ("blocked", "log_lost")

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -22,9 +23,8 @@ PAGES = sorted(page for page in FOLDER.glob("*.md") if page.name not in ("README
 
 @pytest.fixture(scope="module")
 def stack(new_folder: Callable[[], Path]) -> Iterator[Stack]:
-    """With leases, breakers and time-outs that a test can wait for."""
+    """With breakers and time-outs that a test can wait for."""
     soon = {
-        "LEASE_TTL_MS": "500",
         "BREAKER_OPEN_SECONDS": "1",
         "PROVIDER_TIMEOUT_MS": "500",
         "LATE_RESULT_SECONDS": "0",
@@ -40,10 +40,22 @@ class OnCall(Operator):
         key = str(stack.data.resolve() / MASTER_KEY)
         super().__init__(stack, folder, {"restart": self._restart}, SKELDIR_MASTER_KEY_FILE=key, **variables)
 
+    def _skeldir(self, arguments: list[str], environment: dict[str, str], folder: Path) -> Answer:
+        """As for a person, what was ordered holds by the time that the next command is typed."""
+        before = self._newest_order()
+        answer = super()._skeldir(arguments, environment, folder)
+        if self._newest_order() != before:
+            self.stack.until_heard()
+        return answer
+
+    def _newest_order(self) -> Any:
+        with self.stack.redis() as log:
+            return log.xrevrange("skeldir:control", count=1)
+
     def _restart(self, arguments: list[str], environment: dict[str, str], folder: Path) -> Answer:
         """`skeldir up` starts again what has ended. Killed: one that is stalled does not hear anything else."""
         (name,) = arguments
-        before = self.stack.ready["pids"][name]
+        before = self.stack.pid(name)
         os.kill(before, signal.SIGKILL)
         eventually(lambda: self.stack.ready["pids"][name] not in (0, before), f"{name} is started again")
         return 0, "", ""
@@ -52,7 +64,7 @@ class OnCall(Operator):
         """Make it so."""
         match what:
             case "policy is stalled":
-                os.kill(self.stack.ready["pids"]["policy"], signal.SIGSTOP)
+                os.kill(self.stack.pid("policy"), signal.SIGSTOP)
             case "three calls have failed":
                 for _ in range(3):
                     assert self.stack.run(prompt={"raise_error": True})["status"] == "failed"
@@ -87,6 +99,7 @@ def test_the_quick_start_does_what_it_says(stack: Stack, new_folder: Callable[[]
             somebody_new.stand_down()
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_commands_of_a_runbook_do_what_it_says(page: Path, stack: Stack, new_folder: Callable[[], Path]) -> None:
     on_call = OnCall(stack, new_folder())

@@ -144,13 +144,14 @@ def test_the_books_take_in_nothing_that_no_replica_has(stack: Stack, watched: Wa
     eventually(lambda: watched.primary.is_followed_by(2), "the replicas are back")
 
 
+@pytest.mark.timeout(300)
 def test_a_dead_primary_costs_seconds_and_nobody_a_task_a_call_or_a_cent(
     stack: Stack, watched: WatchedValkeys, provider: MockProvider
 ) -> None:
     """Last: there is one replica less afterwards."""
     load = Load(stack, PARTITIONS, refusals={503}, model="openai:gpt-4o-mini")
     inbox, stopped, poor = Inbox(User(stack)), User(stack), User(stack)
-    stack.cli("limits", "set", *poor.options, "--monthly-cents", str(CAP))
+    stack.order("limits", "set", *poor.options, "--monthly-cents", str(CAP))
 
     def spend(number: int) -> dict[str, Any]:
         return load.submit(poor.key, f"cent {number}", {"simulated_cost_cents": 1}, max_cost_cents=1)

@@ -93,6 +93,7 @@ def configured(stack: Stack) -> Iterator[None]:
         stack.redis().config_set(name, value)
 
 
+@pytest.mark.timeout(300)
 def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack(SKELDIR_DURABILITY="fsync")
     before = stack.run(request_id="before", prompt={"simulated_cost_cents": 1})
