@@ -127,6 +127,7 @@ class Pair:
 async def test_the_model_answers_as_the_server_does(seed: int, redis_as: RedisAs) -> None:
     dice, pair = random.Random(seed), Pair(redis_as)
     await pair.admin.xgroup_create(pair.partition.decisions, GROUP, id="0", mkstream=True)
+    await pair.lease("p", "renew")  # there is none yet
     await pair.lease("p", "take")
     world = pair.world
     world.allow()  # so that the accounts are in memory

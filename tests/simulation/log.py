@@ -71,10 +71,10 @@ class Log:
 
     # lease.lua
     def lease(self, owner: str, ttl_ms: int, how: str) -> int:
-        """Take (with a new token) or renew; 0 while another owner holds it."""
+        """Take (with a new token) or renew; 0 while another owner holds it, or where there is none to renew."""
         held = self.hashes.setdefault(PARTITION.lease("policy"), {"owner": "", "expires_ms": 0, "token": 0})
         alive = held["expires_ms"] > self.now_ms
-        if alive and held["owner"] != owner:
+        if (alive and held["owner"] != owner) or (how == "renew" and not held["token"]):
             return 0
         if not (alive and how == "renew"):
             held["token"] += 1
