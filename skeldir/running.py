@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -40,11 +41,29 @@ class Running(BaseModel):
     webhook_secret_key: str | None = None
 
 
+def ready_files(folder: Path, asked: Path | None) -> list[Path]:
+    """Where it is said that everything is ready: in the data directory, and where it is asked for."""
+    return [folder / READY, *([asked] if asked else [])]
+
+
 def write(running: Running, *files: Path) -> None:
     """Write it, each file in one step."""
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_private(file, running.model_dump_json(indent=1) + "\n")
+
+
+def forget(*files: Path) -> None:
+    """Remove what a system that has ended left in these files: who waits for one must not be told of the last one.
+
+    What is no ready file stays, and so does that of another system that runs. This process's own id in it is that of an
+    earlier process: in a container they begin anew.
+    """
+    for file in files:
+        with suppress(OSError, ValueError):
+            left = Running.model_validate(json.loads(file.read_text())).supervisor_pid
+            if left == os.getpid() or not _alive(left):
+                file.unlink()
 
 
 def find(settings: Settings) -> Running | None:

@@ -171,7 +171,7 @@ class System:
         for server in (self.postgres, self.valkey):
             if server is not None:
                 await asyncio.to_thread(server.stop)
-        for file in (self.data_dir / running.READY, running.pointer()):
+        for file in (*running.ready_files(self.data_dir, self.ready_file), running.pointer()):
             with contextlib.suppress(OSError, ValueError):
                 if json.loads(file.read_text()).get("supervisor_pid") == os.getpid():
                     file.unlink()
@@ -351,7 +351,7 @@ class System:
         assert self.facts is not None
         self.facts.pids = {name: child.pid for name, child in self.children.items()}
         try:
-            running.write(self.facts, self.data_dir / running.READY, *([self.ready_file] if self.ready_file else []))
+            running.write(self.facts, *running.ready_files(self.data_dir, self.ready_file))
         except OSError as error:
             raise UpFailed(f"the ready file cannot be written: {error.strerror}: {error.filename}") from error
         with contextlib.suppress(OSError):  # a user without a home: commands find it by the data directory alone

@@ -23,7 +23,7 @@ from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount, settle
 from shared.streams.passing import passes
 from skeldir.cli.context import CommandError, load_settings, out
-from skeldir.running import Running
+from skeldir.running import Running, forget, ready_files
 
 if TYPE_CHECKING:
     from skeldir.up import System
@@ -52,11 +52,14 @@ def up(
     ready_file: Annotated[Path | None, typer.Option(help="Written, as JSON, once everything is ready.")] = None,
 ) -> None:
     """Embedded servers (or yours) and all services, until Ctrl-C."""
+    settings = load_settings()
+    folder = data or settings.data_dir
+    # First of all: whoever waits for the file may look for it already, and loading the supervisor takes a while.
+    forget(*ready_files(folder, ready_file))
     # Imported here: `serve` starts four times in each `up`, and needs none of the supervisor's libraries.
     from skeldir.up import System
 
-    settings = load_settings()
-    system = System(settings, data or settings.data_dir, ready_file, lambda line: out.print(f"[dim]{line}[/dim]"))
+    system = System(settings, folder, ready_file, lambda line: out.print(f"[dim]{line}[/dim]"))
     asyncio.run(_up(system))
 
 

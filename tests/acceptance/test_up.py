@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -117,6 +119,7 @@ def test_however_it_ends_no_process_is_left_and_state_survives(new_stack: Callab
     children = family(stack)
     assert len(children) >= 8
     stack.stop()  # Ctrl-C
+    assert not (stack.directory / "ready.json").exists()
     assert not psutil.wait_procs(children, timeout=20)[1]
     stack.start()
     assert stack.run(request_id="once", prompt={"simulated_cost_cents": 1}) == before
@@ -146,6 +149,21 @@ def test_bad_settings_are_one_line(stack: Stack, name: str, value: str) -> None:
 def test_a_folder_that_cannot_keep_state_is_one_line(stack: Stack) -> None:
     (stack.directory / "a-file").touch()
     assert "state cannot be kept" in stack.refused("up", "--data", str(stack.directory / "a-file"))
+
+
+def test_a_ready_file_is_there_only_once_it_is_ready(stack: Stack, tmp_path: Path) -> None:
+    """One that was killed left its own; it is gone before anything runs."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    ready = tmp_path / "ready.json"
+    (tmp_path / "a-file").touch()
+    up = ("up", "--data", str(tmp_path / "a-file"), "--ready-file", str(ready))
+    ready.write_text(json.dumps(stack.ready))
+    stack.refused(*up)
+    assert json.loads(ready.read_text()) == stack.ready, "that one runs"
+    ready.write_text(json.dumps({**stack.ready, "supervisor_pid": ended.pid}))
+    stack.refused(*up)
+    assert not ready.exists()
 
 
 def test_where_it_cannot_begin_it_says_so_in_one_line(tmp_path: Path) -> None:

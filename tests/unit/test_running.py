@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from uuid import UUID
 
@@ -39,3 +41,18 @@ def test_a_stopped_one_that_is_said_is_not_taken_for_another_that_runs(other: Ru
     mine = other.model_copy(update={"data_dir": "mine"})
     running.write(mine, tmp_path / "mine" / READY)
     assert running.find(Settings(data_dir=tmp_path / "mine")) == mine
+
+
+def test_what_an_ended_system_left_is_removed_and_nothing_else(other: Running, tmp_path: Path) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    files = {
+        "ended": other.model_copy(update={"supervisor_pid": ended.pid}).model_dump_json(),
+        "of an earlier process with this one's id": other.model_dump_json(),
+        "of another that runs": other.model_copy(update={"supervisor_pid": os.getppid()}).model_dump_json(),
+        "no ready file": "a person's own",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    running.forget(*(tmp_path / name for name in files), tmp_path / "missing", tmp_path)
+    assert {name for name in files if (tmp_path / name).exists()} == {"of another that runs", "no ready file"}
