@@ -249,6 +249,16 @@ def shutoff_end_ms(event: ShutoffEngaged, now_ms: int) -> int:
     return (now_ms // HOUR_MS + 1) * HOUR_MS
 
 
+def stops_nothing(order: ControlEvent, now_ms: int) -> bool:
+    """Whether an order to stop has ended before it is given: whoever gives it believes that calls stop.
+
+    Asked where an order is taken, and not in the fold: one that is in the stream holds, or held, as it says.
+    """
+    if isinstance(order, KillSwitchEngaged):
+        return order.until is not None and to_ms(order.until) <= now_ms
+    return isinstance(order, ShutoffEngaged) and shutoff_end_ms(order, now_ms) <= now_ms
+
+
 def _limits_after(before: Limits, event: LimitsSet) -> Limits:
     return Limits(
         hourly=before.hourly if event.hourly_cents is None else from_cents(event.hourly_cents),

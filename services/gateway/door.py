@@ -92,7 +92,7 @@ class Door:
         self.patience_s = patience_s
         self._acceptor = acceptor
         self._capacity = capacity
-        self._clock = clock
+        self.clock = clock
 
     async def body(self, request: Request) -> bytes:
         """The request's body. Raises Problem 413 before more than the bound is read."""
@@ -166,7 +166,7 @@ class Door:
 
     def remaining(self, task_id: UUID) -> dict[str, str]:
         """What remains of the limits, as headers, while the task is expected; nothing where it was decided before."""
-        return headers_of(self.results.decision(task_id), self._clock.now_ms())
+        return headers_of(self.results.decision(task_id), self.clock.now_ms())
 
     @asynccontextmanager
     async def submit_streamed(
@@ -237,7 +237,7 @@ class Door:
                 user_id=user_for(key, task.user_id),
                 request_id=task.request_id or request_id or str(uuid4()),
                 origin=origin,
-                now_ms=self._clock.now_ms(),
+                now_ms=self.clock.now_ms(),
                 settings=self.settings,
                 environ=os.environ,
                 traceparent=traceparent,

@@ -14,7 +14,7 @@ import typer
 from redis.asyncio import Redis
 from rich.table import Table
 
-from shared.control_state import ControlState, Switch
+from shared.control_state import ControlState, Switch, stops_nothing
 from shared.events.control import (
     ControlEvent,
     InvalidControl,
@@ -222,7 +222,9 @@ def publish(event: dict[str, Any], as_json: bool) -> None:
 
 def append(event: dict[str, Any]) -> str:
     """Check an order and append it; its entry's id. Raises CommandError for one that cannot be applied."""
-    data, _ = _checked(event)
+    data, order = _checked(event)
+    if stops_nothing(order, int(datetime.now(UTC).timestamp() * 1000)):
+        raise CommandError(f"{event['type']}: its end has passed already, so it would stop nothing")
 
     async def add(redis: Redis, _: Settings) -> str:
         return await publish_order(redis, data)

@@ -123,6 +123,16 @@ def test_an_order_that_is_none_becomes_a_dead_letter_and_stops_nobody(stack: Sta
     assert stack.run()["status"] == "success"
 
 
+@pytest.mark.parametrize("until", ["2026-01-01T00:00:00Z", 5])
+@pytest.mark.parametrize("kind", ["kill_switch.engaged", "shutoff.engaged"])
+def test_an_order_that_would_stop_nothing_is_refused(stack: Stack, kind: str, until: object) -> None:
+    scope = {"tenant_id": str(uuid4()), "user_id": str(uuid4())}
+    order = {"type": kind, "scope": scope, "reason": "x", "until": until}
+    reply = stack.post("/v1/control", order, key=stack.ready["operator_key"])
+    assert (reply.status_code, reply.json()["code"]) == (422, "invalid_control")
+    assert "would stop nothing" in reply.json()["detail"]
+
+
 def test_a_key_opens_only_its_own_doors(stack: Stack) -> None:
     tenant, user = stack.ready["tenant_id"], stack.ready["user_id"]
     task = {"task_type": "route", "prompt": {}}
@@ -184,6 +194,7 @@ def test_bodies_are_bounded(stack: Stack) -> None:
         (["submit", "route", "--prompt", "{}", "--wait", "inf"], "--wait"),
         (["submit", "poem", "--prompt", "{}"], "task_type"),
         (["submit", "route", "--prompt", "{"], "--prompt"),
+        (["kill-switch", "engage", "--tenant", str(uuid4()), "--minutes", "0", "--reason", "x"], "stop nothing"),
         (["serve", "nothing"], "nothing"),
         (["migrate", "--down", "no-such-revision"], "no-such-revision"),
         (["dead-letters", "show", "x"], "an id looks like"),

@@ -13,7 +13,7 @@ from services.gateway.documented import PUBLISHED, body
 from services.gateway.door import Door, too_large
 from services.gateway.problems import Problem
 from services.gateway.submission import Invalid, parse_json
-from shared.control_state import Key
+from shared.control_state import Key, stops_nothing
 from shared.events.control import (
     CONTROL_EVENTS,
     ControlEvent,
@@ -49,6 +49,8 @@ def router(door: Door, redis: Redis) -> APIRouter:
             if isinstance(event, PartitionsSet):
                 raise Problem(422, "invalid_control", "the log grows by the command `skeldir partitions grow`")
             _within(key, event)
+            if stops_nothing(event, door.clock.now_ms()):
+                raise Problem(422, "invalid_control", "its end has passed already, so it would stop nothing")
             if isinstance(event, WebhookSet) and door.settings.webhook_secret_key is None:
                 raise Problem(503, "no_webhook_key", "set SKELDIR_WEBHOOK_SECRET_KEY for the gateway and the ledger")
         except Invalid as error:

@@ -1,9 +1,13 @@
 """Kill switches and shutoffs: they hold before anything else, and end as they began."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import orjson
+
+from shared.control_state import stops_nothing
+from shared.events.control import parse_control
 from tests.unit.policy.world import ALICE, BOB, CENT, CONFIG, START_MS, TaskAllowed, World, blocked, reason
 
 MINUTE = 60_000
@@ -40,6 +44,21 @@ def test_a_switch_with_an_end_ends() -> None:
     assert reason(world.submit()) == "provider_kill_switch"
     world.now_ms += MINUTE
     assert isinstance(world.submit(), TaskAllowed)
+
+
+def test_an_order_to_stop_that_has_ended_is_known() -> None:
+    def order(**fields: object) -> bool:
+        scope = {"tenant_id": str(ALICE.tenant_id), "user_id": str(ALICE.user_id)}
+        said = {"reason": "r", "actor": "ann", "scope": scope, **fields}
+        return stops_nothing(parse_control(orjson.dumps(said)), START_MS)
+
+    now = datetime.fromtimestamp(START_MS / 1000, UTC)
+    later = (now + timedelta(milliseconds=1)).isoformat()
+    for kind in ("kill_switch.engaged", "shutoff.engaged"):
+        assert order(type=kind, until=now.isoformat()) and order(type=kind, until=5)
+        assert not order(type=kind) and not order(type=kind, until=later)
+    assert order(type="shutoff.engaged", minutes=1e-9)
+    assert not order(type="kill_switch.released")
 
 
 def test_a_task_may_ask_for_its_own_stop() -> None:
