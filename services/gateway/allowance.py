@@ -55,9 +55,19 @@ def headers_of(decision: dict[str, Any], now_ms: int) -> dict[str, str]:
     if "requested_model" in decision:
         found["x-skeldir-model"] = decision["model"]
         found["x-skeldir-requested-model"] = decision["requested_model"]
-    if (free_ms := refused.get("resets_at_ms")) is not None:
-        found["retry-after"] = str(max(1, math.ceil((free_ms - now_ms) / 1000)))
+    if (free_s := _free_in_s(refused, now_ms)) is not None:
+        found["retry-after"] = str(free_s)
     return found
+
+
+def _free_in_s(refused: dict[str, Any], now_ms: int) -> int | None:
+    """When to ask again: as the window, the shutoff or the open time ends."""
+    ends_ms: int | None = refused.get("resets_at_ms", refused.get("until_ms"))
+    if ends_ms is not None:
+        return max(1, math.ceil((ends_ms - now_ms) / 1000))
+    # One of so many places at once is free when any task ends, and nobody knows when: soon, unless there are none.
+    of_quota = refused.get("unit") == "in_flight" and refused["limit"]
+    return 1 if of_quota or ("in_flight" in refused and refused["bound"]) else None
 
 
 def _left(one: dict[str, Any]) -> int:

@@ -48,6 +48,8 @@ def test_without_quotas_only_money_is_told() -> None:
         ({"type": "limits.set", "hourly_cents": 0}, 3_200_000),
         ({"type": "limits.set", "monthly_cents": 0}, None),
         ({"type": "quota.set", "max_in_flight": 0}, None),
+        ({"type": "limits.set", "max_in_flight": 0}, None),
+        ({"type": "shutoff.engaged", "reason": "too loud", "minutes": 5}, 300_000),
     ],
 )
 def test_a_refusal_says_when_to_come_back(order: dict[str, Any], later_ms: int | None) -> None:
@@ -59,6 +61,14 @@ def test_a_refusal_says_when_to_come_back(order: dict[str, Any], later_ms: int |
     else:
         assert found["retry-after"] == str(later_ms // 1000)
     assert found.get("x-ratelimit-remaining-requests") == ("0" if "calls" in order else None)
+
+
+@pytest.mark.parametrize("kind", ["limits.set", "quota.set"])
+def test_a_place_among_so_many_at_once_may_be_free_soon(kind: str) -> None:
+    world = World()
+    world.order(type=kind, scope={**T, "user_id": str(ALICE.user_id)}, max_in_flight=1, actor="ann")
+    assert "retry-after" not in headers(world)
+    assert headers(world)["retry-after"] == "1"
 
 
 def test_what_is_unknown_says_nothing() -> None:
