@@ -121,6 +121,7 @@ def main() -> None:
     except _USAGE as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error)
+            _say(f"`{error.ctx.command_path}` needs a command: those above")
         else:
             _say(error.format_message().replace("Value error, ", ""))
         sys.exit(2)

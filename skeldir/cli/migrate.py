@@ -16,6 +16,8 @@ def migrate(
     down: Annotated[str | None, typer.Option(help="Go back to this revision; `base` removes everything.")] = None,
 ) -> None:
     """Bring the database to this release's schema, as the owner role."""
+    if down == "":  # alembic takes it for granted that something is named
+        raise CommandError("--down is a revision, or `base`, not ''")
     url = database_url(load_settings(), "admin_database_url")
     try:
         if down is None:

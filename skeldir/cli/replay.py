@@ -41,11 +41,14 @@ def replay(
 ) -> None:
     """Decide recorded traffic again under other limits: what would change, and what it would have cost."""
     settings = load_settings()
+    since_ms, until_ms = moment(since, "--since") or 0, moment(until, "--until") or END_OF_TIME_MS
+    if since_ms >= until_ms:
+        raise CommandError(f"--since is before --until: {since} is not before {until}")
     question = Question(
         _scenario(limits, settings),
         recorded(settings),
-        moment(since, "--since") or 0,
-        moment(until, "--until") or END_OF_TIME_MS,
+        since_ms,
+        until_ms,
         master_keys(settings),
         archive_dir(archive),
     )

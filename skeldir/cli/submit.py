@@ -52,7 +52,9 @@ def submit(
     """Submit one task. Exit 0 for a success or a pending task, 1 for a blocked or failed one."""
     settings = load_settings()
     asked = _prompt(prompt) | ({} if model is None else {"model": model})
-    task: dict[str, Any] = {"task_type": task_type, "prompt": asked, "request_id": request_id or str(uuid4())}
+    # An empty id is refused as over HTTP: whoever gave one, from a variable perhaps, counts on its being sent once.
+    named = str(uuid4()) if request_id is None else request_id
+    task: dict[str, Any] = {"task_type": task_type, "prompt": asked, "request_id": named}
     given = {"max_cost_cents": max_cost_cents, "user_id": user and str(uuid(user, "--user"))}
     task |= {name: value for name, value in given.items() if value is not None}
     body = orjson.dumps(task)

@@ -21,7 +21,7 @@ from shared.streams.partition_count import look
 from shared.streams.read import BLOCK_MS, Entry
 from shared.streams.wide_reader import WideReader
 from skeldir.cli import event_line
-from skeldir.cli.context import Json, err, out, print_json, uuid, with_redis
+from skeldir.cli.context import CommandError, Json, err, out, print_json, uuid, with_redis
 
 PAGE = 200
 RETRY_S = 1.0
@@ -48,6 +48,8 @@ def tail(
 ) -> None:
     """Live events, one a line, until Ctrl-C; with --json one document a line, without prompts."""
     tenant_id = uuid(tenant, "--tenant")
+    if request == "":
+        raise CommandError("--request is a request id, not ''")
 
     async def follow(redis: Redis, settings: Settings) -> None:
         partitions = await look(redis, settings)

@@ -61,3 +61,5 @@ def test_what_cannot_be_used_is_one_line(stack: Stack, tmp_path: Path) -> None:
     assert "broken.json cannot be read" in stack.refused("replay", "--limits", str(tmp_path / "broken.json"))
     assert "limits.txt" in stack.refused("replay", "--limits", str(tmp_path / "limits.txt"))
     assert "--since" in stack.refused("replay", "--limits", str(tmp_path / "sound.toml"), "--since", "soon")
+    turned = ("--since", "2026-02-01", "--until", "2026-01-01")
+    assert "is not before" in stack.refused("replay", "--limits", str(tmp_path / "sound.toml"), *turned)
