@@ -33,7 +33,7 @@ from shared.texts.master_key import new_master_key
 from skeldir import running
 from skeldir.configured import HalfConfigured, check_roles, require_database
 from skeldir.embedded import EmbeddedPostgres, EmbeddedValkey
-from skeldir.embedded.process import free_port
+from skeldir.embedded.process import ServerFailed, free_port
 from skeldir.keys import publish_key, sha256_of
 from skeldir.private_file import write_private
 from skeldir.restoring.survey import ADVICE, how_it_stands
@@ -153,14 +153,19 @@ class System:
         await child.start()
 
     async def watch(self, stop: asyncio.Event) -> None:
-        """Start again what dies, until `stop` is set."""
+        """Start again what dies, until `stop` is set. A server that takes long over it keeps no service waiting."""
+        starting: dict[str, asyncio.Task[None]] = {}
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_S):
                     await stop.wait()
-            await self._revive_servers()
+            for name, server in (("Valkey", self.valkey), ("PostgreSQL", self.postgres)):
+                if server is not None and not server.running and (name not in starting or starting[name].done()):
+                    starting[name] = asyncio.create_task(self._revive_server(name, server))
             for child in self.children.values():
                 await self._revive(child)
+        for task in starting.values():
+            task.cancel()  # `stop` ends the server, and with it whoever still waits for it
 
     async def stop(self) -> None:
         """Stop services, then servers."""
@@ -357,11 +362,14 @@ class System:
         with contextlib.suppress(OSError):  # a user without a home: commands find it by the data directory alone
             running.write(self.facts, running.pointer())
 
-    async def _revive_servers(self) -> None:
-        for name, server in (("Valkey", self.valkey), ("PostgreSQL", self.postgres)):
-            if server is not None and not server.running:
-                self.say(f"{name} ended; it is started again")
-                await asyncio.to_thread(server.start)
+    async def _revive_server(self, name: str, server: EmbeddedValkey | EmbeddedPostgres) -> None:
+        """One that does not start (it was killed meanwhile, the disk is full) is tried again, as services are."""
+        self.say(f"{name} ended; it is started again")
+        try:
+            await asyncio.to_thread(server.start)
+        except (ServerFailed, OSError) as error:
+            self.say(f"{error}; it is tried again")
+            await asyncio.sleep(MOST_BACKOFF_S)
 
     async def _revive(self, child: Child) -> None:
         now = time.monotonic()

@@ -76,7 +76,10 @@ class EmbeddedPostgres:
         self._process = GuardedProcess(command, signal.SIGINT, log, self._claim, self._user_id)
         self._process.start()
         self._wait(log)
-        self._make_roles()
+        try:
+            self._make_roles()
+        except psycopg.OperationalError as error:  # it answered, and ended
+            raise ServerFailed(f"PostgreSQL did not start; see {log}") from error
 
     def stop(self) -> None:
         """Stop it; its state stays."""

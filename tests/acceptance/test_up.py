@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -110,6 +111,28 @@ def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callab
         eventually(answers, f"work goes on after {server}", 60)
     assert stack.run(request_id="before", prompt={"simulated_cost_cents": 1}) == before
     eventually(lambda: stack.get("/readyz", base="ledger_url").status_code == 200, "the ledger is back", 60)
+
+
+@pytest.mark.parametrize("server", ["valkey-server", "postgres"])
+def test_a_server_that_is_killed_while_it_starts_again_is_tried_again(
+    new_stack: Callable[..., Stack], server: str
+) -> None:
+    """And a service that dies meanwhile need not wait for it."""
+    stack = new_stack()
+    supervisor = stack.ready["supervisor_pid"]
+
+    def killed_too_soon() -> bool:
+        for one in family(stack):
+            if name_of(one) == server:
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+        return "it is tried again" in (stack.directory / "up.log").read_text()
+
+    eventually(killed_too_soon, "it has ended before it answered", 60)
+    os.kill(stack.pid("policy"), signal.SIGKILL)
+    eventually(lambda: stack.cli("doctor", check=False).returncode == 0, "all is well again", 60)
+    assert stack.run()["status"] == "success"
+    assert stack.ready["supervisor_pid"] == supervisor
 
 
 def test_however_it_ends_no_process_is_left_and_state_survives(new_stack: Callable[..., Stack]) -> None:
