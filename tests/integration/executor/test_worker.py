@@ -49,15 +49,16 @@ async def test_a_tenants_flood_of_slow_calls_keeps_no_other_tenant_waiting(
 
 async def test_two_executors_share_the_work(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has no room reads on slowly, so that who has takes what comes."""
-    monkeypatch.setattr(reading, "READ_AHEAD_S", 10)  # so slowly that who has room may stand still for a while
+    monkeypatch.setattr(reading, "READ_AHEAD_S", 10)  # so slowly that who has room may come late
     one, two, few = Gate(), Gate(), {"executor_concurrency": 4, **TWO_LIVE}
-    async with bench.executor({"stub": one}, **few) as first, bench.executor({"stub": two}, **few) as second:
-        await until(lambda: first.worker.problem is None and second.worker.problem is None)
+    async with bench.executor({"stub": one}, **few):
         await bench.decide(*(bench.allowed() for _ in range(8)))
-        await until(lambda: len(one.calls) == len(two.calls) == 4)
-        one.open()
-        two.open()
-        await bench.ends(8)
+        await until(lambda: len(one.calls) == 4)
+        async with bench.executor({"stub": two}, **few):
+            await until(lambda: len(two.calls) == 4)
+            one.open()
+            two.open()
+            await bench.ends(8)
 
 
 async def test_what_is_no_work_is_acknowledged(bench: Bench) -> None:
