@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +15,13 @@ from shared.log_address import several_servers
 from shared.models import PROVIDERS, CompatibleProvider, ModelName, ProviderName
 from shared.money import MAX_CENTS
 
+PREFIX = "SKELDIR_"
+
 
 class Settings(BaseSettings):
     """What can be set. Amounts of money are cents, times are in the unit that the name ends with."""
 
-    model_config = SettingsConfigDict(env_prefix="SKELDIR_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
 
     redis_url: str | None = Field(None, description="Redis or Valkey, as the role of this process. None: embedded.")
     min_replicas: int | None = Field(
@@ -243,3 +247,14 @@ class Settings(BaseSettings):
         if taken := PROVIDERS & named.keys():
             raise ValueError(f"{sorted(taken)} is built in; give it another name")
         return named
+
+
+def no_settings(names: Iterable[str]) -> list[str]:
+    """A sentence on each variable that is named as a setting and is none: a limit that is misspelt bounds nothing.
+
+    They are told of, not refused: platforms put variables of their own beside them.
+    """
+    known = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
+    unknown = sorted({name.upper() for name in names if name.upper().startswith(PREFIX)} - {*known})
+    meant = {name: get_close_matches(name, known, 1, 0.8) for name in unknown}
+    return [f"{name} is no setting" + (f": is {meant[name][0]} meant?" if meant[name] else "") for name in unknown]

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import typer
 from pydantic import ValidationError
-from pydantic_settings import SettingsError
+from pydantic_settings import DotEnvSettingsSource, SettingsError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from rich.console import Console
@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shared.events.control import first_problem
-from shared.settings import Settings
+from shared.settings import Settings, no_settings
 from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount
 from skeldir import running
@@ -57,6 +57,11 @@ def load_settings() -> Settings:
     except SettingsError as error:  # only its text says of which one
         name = str(error).partition('"')[2].partition('"')[0].upper()
         raise CommandError(f"SKELDIR_{name} is no JSON: {error.__cause__}") from error
+
+
+def told_of_settings() -> list[str]:
+    """What is to be said of variables, and of lines of `.env`, that are named as settings and are none."""
+    return no_settings({*DotEnvSettingsSource(Settings).env_vars, *os.environ})
 
 
 def find_running(settings: Settings) -> running.Running | None:

@@ -31,6 +31,7 @@ from skeldir.cli.context import (
     out,
     print_json,
     redis_url,
+    told_of_settings,
 )
 from skeldir.cli.findings import Finding, judged, summed_up, table
 from skeldir.restoring.survey import ADVICE, how_it_stands
@@ -67,12 +68,12 @@ def doctor(as_json: Json = False) -> None:
 
 
 async def _examine(settings: Settings) -> list[Finding]:
-    findings: list[Finding] = []
+    findings = [Finding("settings", True, line) for line in told_of_settings()]
     running = find_running(settings)
     try:
         redis = connect(redis_url(settings), client_name="skeldir-doctor", min_replicas=settings.min_replicas)
     except CommandError as error:
-        return [judged("system", False, str(error), "start `skeldir up`", SERVERS)]
+        return [*findings, judged("system", False, str(error), "start `skeldir up`", SERVERS)]
     try:
         # First what each server says by itself: one that is away is not to hide what the others say.
         findings += await _servers(redis, replicas_wanted(redis_url(settings), settings.min_replicas))

@@ -22,7 +22,7 @@ from shared.settings import Settings
 from shared.streams.connection import connect
 from shared.streams.partition_count import WrongCount, settle
 from shared.streams.passing import passes
-from skeldir.cli.context import CommandError, load_settings, out
+from skeldir.cli.context import CommandError, load_settings, out, told_of_settings
 from skeldir.running import Running, forget, ready_files
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def up(
     from skeldir.up import System
 
     system = System(settings, folder, ready_file, lambda line: out.print(f"[dim]{line}[/dim]"))
+    for line in told_of_settings():
+        system.say(line)
     asyncio.run(_up(system))
 
 
@@ -116,6 +118,8 @@ def serve(service: Annotated[Service, typer.Argument(help="Which one.")]) -> Non
     if service is Service.LEDGER and settings.database_url is None:
         raise CommandError("set SKELDIR_DATABASE_URL: the ledger writes to PostgreSQL")
     configure_logs(settings.log_level)
+    for line in told_of_settings():
+        log.warning(line)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(service, settings))
 

@@ -23,6 +23,7 @@ PROMISED = {
     "tenant_id", "user_id", "pids",
 }  # fmt: skip
 
+MISSPELT = "SKELDIR_MONTLY_CAP_CENTS is no setting: is SKELDIR_MONTHLY_CAP_CENTS meant?"
 PASSING = ("clock", "partition ", "gateway", "ledger")
 
 
@@ -98,7 +99,9 @@ def configured(stack: Stack) -> Iterator[None]:
 
 @pytest.mark.timeout(300)
 def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callable[..., Stack]) -> None:
-    stack = new_stack(SKELDIR_DURABILITY="fsync")
+    stack = new_stack(SKELDIR_DURABILITY="fsync", SKELDIR_MONTLY_CAP_CENTS="1")
+    for log in ("up.log", "data/logs/policy.log"):
+        assert MISSPELT in (stack.directory / log).read_text()
     before = stack.run(request_id="before", prompt={"simulated_cost_cents": 1})
     stack.call(before)
     for server in ("valkey-server", "postgres"):
@@ -167,6 +170,13 @@ def test_bad_settings_are_one_line(stack: Stack, name: str, value: str) -> None:
     bad = Stack(stack.directory / "bad", {f"SKELDIR_{name}": value})
     bad.directory.mkdir(exist_ok=True)
     assert f"SKELDIR_{name}" in bad.refused("serve", "policy")
+
+
+def test_doctor_tells_of_a_misspelt_setting(stack: Stack) -> None:
+    """It is no fault: what runs here may not have it."""
+    told = stack.cli_in({**stack.environment, "SKELDIR_MONTLY_CAP_CENTS": "1"}, "doctor", "--json")
+    (found,) = [one for one in json.loads(told.stdout)["checks"] if one["check"] == "settings"]
+    assert (found["found"], found["ok"]) == (MISSPELT, True)
 
 
 def test_a_folder_that_cannot_keep_state_is_one_line(stack: Stack) -> None:

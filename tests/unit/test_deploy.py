@@ -375,6 +375,7 @@ def test_pods_are_locked_up_and_run_what_there_is() -> None:
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert not container["securityContext"]["allowPrivilegeEscalation"]
         assert pod["spec"]["securityContext"]["runAsNonRoot"] and not pod["spec"]["automountServiceAccountToken"]
+        assert pod["spec"]["enableServiceLinks"] is False
         assert pod["spec"]["volumes"][0]["secret"]["secretName"] == name
         assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"], (
             "the image's home, on a read-only system"
