@@ -123,7 +123,7 @@ def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callab
 def test_a_server_that_does_not_start_again_is_tried_again(
     new_stack: Callable[..., Stack], server: str, url: str
 ) -> None:
-    """Somebody else has its port for a while. A service that dies meanwhile need not wait for it."""
+    """Somebody else has its port for a while. A service that dies meanwhile is started again, too."""
     stack = new_stack()
     supervisor, port = stack.ready["supervisor_pid"], urlsplit(stack.ready[url]).port
 
