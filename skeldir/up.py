@@ -160,7 +160,9 @@ class System:
                 async with asyncio.timeout(WATCH_S):
                     await stop.wait()
             for name, server in (("Valkey", self.valkey), ("PostgreSQL", self.postgres)):
-                if server is not None and not server.running and (name not in starting or starting[name].done()):
+                if name in starting and not starting[name].done():
+                    continue
+                if server is not None and not server.running:
                     starting[name] = asyncio.create_task(self._revive_server(name, server))
             for child in self.children.values():
                 await self._revive(child)

@@ -36,6 +36,11 @@ def family(stack: Stack) -> list[psutil.Process]:
     return children
 
 
+def said(stack: Stack) -> str:
+    """What `up` has printed, as one line: it breaks them where a terminal would end."""
+    return " ".join((stack.directory / "up.log").read_text().split())
+
+
 def name_of(process: psutil.Process) -> str:
     """Of one that may have ended meanwhile, as the database's own come and go: nothing."""
     try:
@@ -103,8 +108,8 @@ def configured(stack: Stack) -> Iterator[None]:
 @pytest.mark.timeout(300)
 def test_servers_that_are_killed_come_back_and_nothing_is_lost(new_stack: Callable[..., Stack]) -> None:
     stack = new_stack(SKELDIR_DURABILITY="fsync", SKELDIR_MONTLY_CAP_CENTS="1")
-    for log in ("up.log", "data/logs/policy.log"):
-        assert MISSPELT in (stack.directory / log).read_text()
+    assert MISSPELT in said(stack)
+    assert MISSPELT in (stack.data / "logs/policy.log").read_text()
     before = stack.run(request_id="before", prompt={"simulated_cost_cents": 1})
     stack.call(before)
     for server in ("valkey-server", "postgres"):
@@ -140,8 +145,7 @@ def test_a_server_that_does_not_start_again_is_tried_again(
         return None
 
     with eventually(had, "the port is had"):
-        said = stack.directory / "up.log"
-        eventually(lambda: "did not start" in said.read_text() and "it is tried again" in said.read_text(), "said", 60)
+        eventually(lambda: "did not start" in said(stack) and "it is tried again" in said(stack), "it is said", 60)
         policy = stack.pid("policy")
         os.kill(policy, signal.SIGKILL)
         eventually(lambda: stack.pid("policy") != policy, "policy is started again")
