@@ -54,10 +54,10 @@ def write(running: Running, *files: Path) -> None:
 
 
 def forget(*files: Path) -> None:
-    """Remove what a system that has ended left in these files: who waits for one must not be told of the last one.
+    """Remove what this process, or a system that has ended, wrote: who waits for a file must not hear of the last one.
 
-    What is no ready file stays, and so does that of another system that runs. This process's own id in it is that of an
-    earlier process: in a container they begin anew.
+    What is no ready file stays, and so does that of another system that runs. At a start this process's own id in it is
+    that of an earlier process: in a container they begin anew.
     """
     for file in files:
         with suppress(OSError, ValueError):

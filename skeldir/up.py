@@ -178,10 +178,7 @@ class System:
         for server in (self.postgres, self.valkey):
             if server is not None:
                 await asyncio.to_thread(server.stop)
-        for file in (*running.ready_files(self.data_dir, self.ready_file), running.pointer()):
-            with contextlib.suppress(OSError, ValueError):
-                if json.loads(file.read_text()).get("supervisor_pid") == os.getpid():
-                    file.unlink()
+        running.forget(*running.ready_files(self.data_dir, self.ready_file), running.pointer())
 
     def _start_servers(self) -> None:
         if self.settings.redis_url is None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from tests.stack import Stack
+from tests.stack import Stack, paused
 
 SERVICES = ("gateway", "policy", "executor", "ledger")
 
@@ -17,14 +17,8 @@ SERVICES = ("gateway", "policy", "executor", "ledger")
 @contextmanager
 def frozen(stack: Stack) -> Iterator[None]:
     """All services stand still."""
-    still = [stack.ready["pids"][name] for name in SERVICES]
-    for pid in still:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused(*(stack.pid(name) for name in SERVICES)):
         yield
-    finally:
-        for pid in still:
-            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
